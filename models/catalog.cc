@@ -1,0 +1,285 @@
+#include "models/catalog.h"
+
+#include <algorithm>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "models/families.h"
+
+namespace sconce::models {
+namespace {
+
+std::vector<const Architecture*> MakeCatalog() {
+  std::vector<const Architecture*> all = {Linear(), Mlp(), Digits(), AlexNet()};
+  for (const Architecture* resnet : ResNets()) all.push_back(resnet);
+  for (const Architecture* vgg : Vggs()) all.push_back(vgg);
+  return all;
+}
+
+std::string ConfigLine(absl::string_view name, absl::string_view parameters = "") {
+  return absl::StrCat("architecture { name: \"", name, "\"", parameters, " }");
+}
+
+// A list of which the first few are enough: a file can hold a million names.
+class Listing {
+ public:
+  template <typename MakeText>
+  void Add(MakeText make_text) {
+    if (++count_ <= kShown) shown_.push_back(make_text());
+  }
+
+  size_t count() const { return count_; }
+
+  // `what "a", "b", "c" and 3 more`; empty where the list is.
+  std::string Text(absl::string_view what) const {
+    if (count_ == 0) return "";
+    std::string text = absl::StrCat(what, absl::StrJoin(shown_, ", "));
+    if (count_ > kShown) absl::StrAppend(&text, " and ", count_ - kShown, " more");
+    return text;
+  }
+
+ private:
+  static constexpr size_t kShown = 3;
+
+  size_t count_ = 0;
+  std::vector<std::string> shown_;
+};
+
+// How far a state is from a network.
+struct Distance {
+  const Architecture* architecture = nullptr;
+  Parameters parameters;
+  std::string assumed;
+  size_t matching = 0;
+  size_t in_network = 0;
+  Listing missing;
+  Listing unexpected;
+  Listing different;
+
+  bool fits() const { return missing.count() + unexpected.count() + different.count() == 0; }
+
+  double likeness() const {
+    return static_cast<double>(matching) / static_cast<double>(in_network + unexpected.count());
+  }
+
+  std::string Differences() const {
+    std::vector<std::string> parts;
+    for (std::string part : {missing.Text("not in the file: "),
+                             unexpected.Text("not in the network: "), different.Text("")}) {
+      if (!part.empty()) parts.push_back(std::move(part));
+    }
+    return absl::StrJoin(parts, "; ");
+  }
+};
+
+// load_state_dict's own leniencies: batch norm's counter may be absent, and an old scalar may have
+// been saved with one dimension.
+bool MayBeAbsent(const NamedTensor& tensor) {
+  return !tensor.is_parameter && absl::EndsWith(tensor.name, "num_batches_tracked");
+}
+
+bool ShapeFits(absl::Span<const int64_t> seen, at::IntArrayRef expected) {
+  if (expected.empty() && seen.size() == 1 && seen[0] == 1) return true;
+  return std::equal(seen.begin(), seen.end(), expected.begin(), expected.end());
+}
+
+// A state whose tensors are found by name.
+struct IndexedState {
+  explicit IndexedState(absl::Span<const NamedShape> state) : tensors(state) {
+    for (size_t i = 0; i < state.size(); ++i) index.emplace(state[i].name, i);
+  }
+
+  absl::Span<const NamedShape> tensors;
+  std::unordered_map<std::string_view, size_t> index;
+};
+
+Distance Compare(const IndexedState& state, const Net& net) {
+  Distance distance;
+  std::vector<bool> expected_too(state.tensors.size(), false);
+  for (const NamedTensor& expected : net.State()) {
+    const auto it = state.index.find(expected.name);
+    if (it == state.index.end()) {
+      if (MayBeAbsent(expected)) continue;
+      ++distance.in_network;
+      distance.missing.Add([&] { return Quoted(expected.name); });
+      continue;
+    }
+    ++distance.in_network;
+    expected_too[it->second] = true;
+    const std::vector<int64_t>& shape = state.tensors[it->second].shape;
+    const at::IntArrayRef sizes = expected.tensor.sizes();
+    if (ShapeFits(shape, sizes)) {
+      ++distance.matching;
+    } else {
+      distance.different.Add([&] {
+        return absl::StrCat(Quoted(expected.name), " is ", ShapeText(shape), ", expected ",
+                            ShapeText({sizes.data(), sizes.size()}));
+      });
+    }
+  }
+  for (size_t i = 0; i < state.tensors.size(); ++i) {
+    if (!expected_too[i]) distance.unexpected.Add([&] { return Quoted(state.tensors[i].name); });
+  }
+  return distance;
+}
+
+// Adds the distance to the network of these parameters, if there can be one.
+void Measure(const IndexedState& state, const Architecture* architecture, Inference inference,
+             std::vector<Distance>& distances) {
+  absl::StatusOr<std::unique_ptr<Net>> net = architecture->Create(inference.parameters);
+  if (!net.ok()) return;
+  Distance distance = Compare(state, **net);
+  distance.architecture = architecture;
+  distance.parameters = std::move(inference.parameters);
+  distance.assumed = std::move(inference.assumed);
+  distances.push_back(std::move(distance));
+}
+
+std::string Seen(absl::Span<const NamedShape> state) {
+  std::vector<std::string> tensors;
+  for (const NamedShape& tensor : state) {
+    tensors.push_back(absl::StrCat(Quoted(tensor.name), " ", ShapeText(tensor.shape)));
+    if (tensors.size() > 3) break;
+  }
+  if (state.size() > tensors.size()) tensors.push_back("...");
+  return absl::StrCat(state.size(), state.size() == 1 ? " tensor (" : " tensors (",
+                      absl::StrJoin(tensors, ", "), ")");
+}
+
+std::string Known(absl::Span<const Architecture* const> catalog) {
+  return absl::StrJoin(catalog, ", ", [](std::string* out, const Architecture* architecture) {
+    absl::StrAppend(out, architecture->name());
+  });
+}
+
+absl::StatusOr<Detection> TakeConfigured(absl::Span<const NamedShape> state,
+                                         const Configured& configured,
+                                         absl::Span<const Architecture* const> catalog) {
+  const auto it = std::find_if(catalog.begin(), catalog.end(), [&](const Architecture* known) {
+    return known->name() == configured.architecture;
+  });
+  if (it == catalog.end()) {
+    return absl::InvalidArgumentError(absl::StrCat("no architecture is called ",
+                                                   Quoted(configured.architecture),
+                                                   "; known: ", Known(catalog)));
+  }
+  const Architecture& architecture = **it;
+  absl::StatusOr<Parameters> given = ParseParameters(architecture, configured.parameters);
+  if (!given.ok()) return given.status();
+  absl::StatusOr<Inference> inference = architecture.Infer(state, *given);
+  if (!inference.ok()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("architecture ", architecture.name(), ", as configured, does not fit: seen ",
+                     Seen(state), ": ", inference.status().message()));
+  }
+  Parameters parameters = std::move(inference->parameters);
+  for (const auto& [name, value] : *given) parameters[name] = value;
+  std::string why = absl::StrCat(ToString(architecture.name(), parameters), ", as configured");
+  if (!inference->assumed.empty()) absl::StrAppend(&why, "; ", inference->assumed);
+  return Detection{&architecture, std::move(parameters), std::move(why)};
+}
+
+absl::Status UnknownWeights(absl::Span<const NamedShape> state, std::vector<Distance> distances,
+                            absl::Span<const Architecture* const> catalog) {
+  constexpr double kAlmostAsNear = 0.8;  // of the nearest one's likeness
+  std::stable_sort(distances.begin(), distances.end(), [](const Distance& a, const Distance& b) {
+    return a.likeness() > b.likeness();
+  });
+  std::vector<std::string> nearest;
+  for (const Distance& distance : distances) {
+    const double likeness = distance.likeness();
+    if (likeness == 0 || likeness < kAlmostAsNear * distances[0].likeness()) break;
+    if (nearest.size() == 2) break;
+    nearest.push_back(absl::StrCat(ToString(distance.architecture->name(), distance.parameters),
+                                   " (", distance.matching, " of ", distance.in_network,
+                                   " tensors match; ", distance.Differences(), ")"));
+  }
+  std::string message = absl::StrCat("the weights fit no known architecture: seen ", Seen(state));
+  if (nearest.empty()) {
+    absl::StrAppend(&message, "; nothing comes near. Known: ", Known(catalog),
+                    "; to choose one, write into config.pbtxt: ", ConfigLine("NAME"));
+  } else {
+    absl::StrAppend(&message, "; nearest: ", absl::StrJoin(nearest, "; "),
+                    ". To choose one, write into config.pbtxt: ",
+                    ConfigLine(distances[0].architecture->name()));
+  }
+  return absl::FailedPreconditionError(message);
+}
+
+}  // namespace
+
+absl::Span<const Architecture* const> Catalog() {
+  static const auto* const catalog = new std::vector<const Architecture*>(MakeCatalog());
+  return *catalog;
+}
+
+absl::StatusOr<Detection> Detect(absl::Span<const NamedShape> state, const Configured& configured,
+                                 absl::Span<const Architecture* const> catalog) {
+  if (!configured.architecture.empty()) return TakeConfigured(state, configured, catalog);
+  if (!configured.parameters.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the configuration sets the architecture's parameter ",
+        Quoted(configured.parameters.begin()->first),
+        " but not its name: write architecture { name: \"NAME\" ... }; known: ", Known(catalog)));
+  }
+  if (state.empty()) return absl::FailedPreconditionError("the weights hold no tensors");
+
+  // An architecture whose parameters the weights do not show cannot fit. It may be what comes
+  // nearest, but most weights are told without building such networks.
+  const IndexedState indexed(state);
+  std::vector<Distance> distances;
+  std::vector<std::pair<const Architecture*, Inference>> cannot_fit;
+  absl::Status needs_configuration;
+  for (const Architecture* architecture : catalog) {
+    absl::StatusOr<Inference> inference = architecture->Infer(state, {});
+    if (absl::IsFailedPrecondition(inference.status())) {
+      needs_configuration = absl::FailedPreconditionError(
+          absl::StrCat("the weights look like ", architecture->name(), ": seen ", Seen(state),
+                       ", but ", inference.status().message()));
+    }
+    if (!inference.ok()) continue;
+    if (inference->parameters.empty() && !architecture->parameters().empty()) {
+      cannot_fit.emplace_back(architecture, *std::move(inference));
+    } else {
+      Measure(indexed, architecture, *std::move(inference), distances);
+    }
+  }
+  std::vector<const Distance*> fitting;
+  for (const Distance& distance : distances) {
+    if (distance.fits()) fitting.push_back(&distance);
+  }
+
+  if (fitting.size() == 1) {
+    const Distance& found = *fitting[0];
+    std::string why = absl::StrCat(
+        ToString(found.architecture->name(), found.parameters), ": the names and shapes of ",
+        state.size() == 1 ? "its one tensor" : absl::StrCat("all ", state.size(), " tensors"),
+        " fit");
+    if (!found.assumed.empty()) absl::StrAppend(&why, "; ", found.assumed);
+    return Detection{found.architecture, found.parameters, std::move(why)};
+  }
+  if (fitting.size() > 1) {
+    std::vector<std::string> names, lines;
+    for (const Distance* distance : fitting) {
+      names.push_back(ToString(distance->architecture->name(), distance->parameters));
+      lines.push_back(ConfigLine(distance->architecture->name()));
+    }
+    return absl::FailedPreconditionError(
+        absl::StrCat("the weights fit more than one architecture: seen ", Seen(state),
+                     "; they fit ", absl::StrJoin(names, " and "),
+                     ". Write into config.pbtxt which it is: ", absl::StrJoin(lines, " or ")));
+  }
+  if (!needs_configuration.ok()) return needs_configuration;
+  for (auto& [architecture, inference] : cannot_fit) {
+    Measure(indexed, architecture, std::move(inference), distances);
+  }
+  return UnknownWeights(state, std::move(distances), catalog);
+}
+
+}  // namespace sconce::models

@@ -1,0 +1,32 @@
+// The command line: every flag, its default and its check. docs and README are checked against
+// --help by the tests.
+
+#ifndef SCONCE_SERVER_APP_OPTIONS_H_
+#define SCONCE_SERVER_APP_OPTIONS_H_
+
+#include <chrono>
+#include <optional>
+#include <string>
+
+namespace sconce {
+
+struct ServeOptions {
+  std::string model_repository;
+  std::string grpc_address = "0.0.0.0:8001";
+  std::string http_address = "0.0.0.0:8000";
+  std::string device = "auto";
+  int threads = 0;  // 0: one per core
+  std::chrono::milliseconds poll_interval{1000};
+  std::chrono::milliseconds settle_time{300};
+  std::chrono::milliseconds shutdown_grace{30000};
+  std::string log_format = "human";
+  std::string log_level = "info";
+};
+
+// Parses the command line. Where there is nothing to serve (--help, --version, an error), prints
+// what there is to say and sets `exit_status`.
+std::optional<ServeOptions> ParseCommandLine(int argc, char** argv, int* exit_status);
+
+}  // namespace sconce
+
+#endif  // SCONCE_SERVER_APP_OPTIONS_H_

@@ -1,0 +1,36 @@
+// Server: everything that serves, wired together; the order in which it starts and stops.
+//
+// Start and Stop are called by the main thread.
+
+#ifndef SCONCE_SERVER_APP_SERVER_H_
+#define SCONCE_SERVER_APP_SERVER_H_
+
+#include <chrono>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "server/app/options.h"
+
+namespace sconce {
+
+class Server {
+ public:
+  // Opens the devices, takes the ports, which are logged, and starts to follow the repository.
+  // Returns before the first model is loaded. Errors name the flag and what is wrong.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServeOptions& options);
+  ~Server();
+
+  // Unready at once; takes no new request, answers what is in flight, for `grace` at most, and
+  // ends every thread.
+  void Stop(std::chrono::milliseconds grace);
+
+ private:
+  struct Parts;
+  explicit Server(std::unique_ptr<Parts> parts);
+
+  const std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace sconce
+
+#endif  // SCONCE_SERVER_APP_SERVER_H_

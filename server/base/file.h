@@ -1,0 +1,73 @@
+// File: a regular file opened for reading, and the fingerprint that tells one state of it from
+// another.
+//
+// Reads go through pread and never through a mapping: a mapped file that shrinks raises SIGBUS.
+//
+// Status codes callers may rely on: NotFound (no such path), PermissionDenied, InvalidArgument (not
+// a regular file), Aborted (the file changed or shrank while it was open: read it again),
+// Unavailable (the machine or the file system is in trouble: the same file may be readable later).
+#ifndef SCONCE_SERVER_BASE_FILE_H_
+#define SCONCE_SERVER_BASE_FILE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+
+namespace sconce {
+
+// What stat() says of a file's identity and age. Two different fingerprints of one path mean that
+// it may hold something else; equal ones, that it most likely does not.
+struct FileFingerprint {
+  uint64_t device = 0;
+  uint64_t inode = 0;
+  int64_t size_bytes = 0;
+  int64_t mtime_ns = 0;
+  int64_t ctime_ns = 0;
+
+  friend bool operator==(const FileFingerprint&, const FileFingerprint&) = default;
+};
+
+// Fingerprint of the file that `path` leads to; symbolic links are followed. It need not be a
+// regular file.
+absl::StatusOr<FileFingerprint> FingerprintOf(const std::string& path);
+
+// Owns one file descriptor; movable, not copyable. The const methods may be called from any number
+// of threads at once.
+class File {
+ public:
+  // Regular files only; never blocks on a FIFO or a device.
+  static absl::StatusOr<File> Open(const std::string& path);
+
+  File(File&& other) noexcept;
+  File& operator=(File&& other) noexcept;
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  ~File();
+
+  const std::string& path() const { return path_; }
+  // As it was when the file was opened.
+  int64_t size_bytes() const { return fingerprint_.size_bytes; }
+  const FileFingerprint& fingerprint() const { return fingerprint_; }
+
+  // Fills all of `out` with the bytes from `offset` on, or fails.
+  absl::Status ReadAt(int64_t offset, absl::Span<std::byte> out) const;
+
+  // Aborted where the open file's size or modification time is no longer what it was at Open. That
+  // the path has come to lead elsewhere does not matter: the bytes read here are still one file's.
+  absl::Status CheckUnchanged() const;
+
+ private:
+  File(std::string path, int fd, const FileFingerprint& fingerprint);
+
+  std::string path_;
+  int fd_ = -1;
+  FileFingerprint fingerprint_;
+};
+
+}  // namespace sconce
+
+#endif  // SCONCE_SERVER_BASE_FILE_H_

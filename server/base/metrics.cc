@@ -1,0 +1,194 @@
+#include "server/base/metrics.h"
+
+#include <prometheus/counter.h>
+#include <prometheus/family.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace sconce {
+namespace {
+
+using prometheus::BuildCounter;
+using prometheus::BuildGauge;
+using prometheus::BuildHistogram;
+using prometheus::Histogram;
+
+// 50 us to 10 s: a tiny model's batch takes less than 100 us, a large one's seconds.
+const Histogram::BucketBoundaries kRequestSeconds = {0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025,
+                                                     0.005,   0.01,   0.025,   0.05,   0.1,   0.25,
+                                                     0.5,     1,      2.5,     5,      10};
+const Histogram::BucketBoundaries kLoadSeconds = {0.001, 0.01, 0.1, 0.25, 0.5, 1,
+                                                  2.5,   5,    10,  30,   60,  300};
+const Histogram::BucketBoundaries kRows = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512};
+
+constexpr std::array kRequestPhaseNames = {"queue", "assemble", "compute", "respond", "total"};
+constexpr std::array kLoadOutcomeNames = {"published", "rejected", "retrying"};
+constexpr std::array kLoadPhaseNames = {"settle", "open", "read", "build", "warm_up", "publish"};
+
+// gRPC's names of its codes, by value.
+constexpr std::array kCodeNames = {
+    "OK",           "CANCELLED",         "UNKNOWN",           "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED", "NOT_FOUND",    "ALREADY_EXISTS",    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED",   "OUT_OF_RANGE",
+    "UNIMPLEMENTED", "INTERNAL",         "UNAVAILABLE",       "DATA_LOSS",
+    "UNAUTHENTICATED"};
+
+}  // namespace
+
+class ModelMetrics::Families {
+ public:
+  explicit Families(prometheus::Registry& r)
+      : requests(BuildCounter()
+                     .Name("sconce_requests_total")
+                     .Help("Inference requests answered, by model and gRPC status code.")
+                     .Register(r)),
+        unknown_model(BuildCounter()
+                          .Name("sconce_unknown_model_requests_total")
+                          .Help("Inference requests for a model that is not in the repository.")
+                          .Register(r)
+                          .Add({})),
+        phases(BuildHistogram()
+                   .Name("sconce_request_phase_seconds")
+                   .Help("Time of answered requests by phase: queue, assemble, compute, respond, total.")
+                   .Register(r)),
+        batch_rows(BuildHistogram()
+                       .Name("sconce_batch_rows")
+                       .Help("Rows per executed batch.")
+                       .Register(r)),
+        queue_depth(BuildGauge()
+                        .Name("sconce_queue_depth")
+                        .Help("Requests that wait for a batch.")
+                        .Register(r)),
+        in_flight(BuildGauge()
+                      .Name("sconce_requests_in_flight")
+                      .Help("Requests accepted and not answered yet, waiting ones included.")
+                      .Register(r)),
+        loads(BuildCounter()
+                  .Name("sconce_loads_total")
+                  .Help("Attempts to bring a weights file into service, by outcome: published, "
+                        "rejected (not tried again until the file changes), retrying.")
+                  .Register(r)),
+        load_phases(BuildHistogram()
+                        .Name("sconce_load_phase_seconds")
+                        .Help("Time of loads by phase: settle, open, read, build, warm_up, publish.")
+                        .Register(r)),
+        serving_version(BuildGauge()
+                            .Name("sconce_serving_version_info")
+                            .Help("1 for the version and weights that answer now.")
+                            .Register(r)),
+        device_memory(BuildGauge()
+                          .Name("sconce_device_memory_bytes")
+                          .Help("Memory of a device, by state: used, total. For the CPU, used is "
+                                "the resident memory of the process.")
+                          .Register(r)) {}
+
+  prometheus::Family<prometheus::Counter>& requests;
+  prometheus::Counter& unknown_model;
+  prometheus::Family<Histogram>& phases;
+  prometheus::Family<Histogram>& batch_rows;
+  prometheus::Family<prometheus::Gauge>& queue_depth;
+  prometheus::Family<prometheus::Gauge>& in_flight;
+  prometheus::Family<prometheus::Counter>& loads;
+  prometheus::Family<Histogram>& load_phases;
+  prometheus::Family<prometheus::Gauge>& serving_version;
+  prometheus::Family<prometheus::Gauge>& device_memory;
+};
+
+ModelMetrics::ModelMetrics(Families* families, std::string model)
+    : families_(families), model_(std::move(model)) {
+  for (size_t i = 0; i < phases_.size(); ++i) {
+    phases_[i] = &families_->phases.Add({{"model", model_}, {"phase", kRequestPhaseNames[i]}},
+                                        kRequestSeconds);
+  }
+  batch_rows_ = &families_->batch_rows.Add({{"model", model_}}, kRows);
+  queue_depth_ = &families_->queue_depth.Add({{"model", model_}});
+  in_flight_ = &families_->in_flight.Add({{"model", model_}});
+  for (size_t i = 0; i < loads_.size(); ++i) {
+    loads_[i] = &families_->loads.Add({{"model", model_}, {"outcome", kLoadOutcomeNames[i]}});
+  }
+  for (size_t i = 0; i < load_phases_.size(); ++i) {
+    load_phases_[i] = &families_->load_phases.Add(
+        {{"model", model_}, {"phase", kLoadPhaseNames[i]}}, kLoadSeconds);
+  }
+  RequestCounter(absl::StatusCode::kOk);  // so that a model nobody asked yet shows a zero
+}
+
+prometheus::Counter& ModelMetrics::RequestCounter(absl::StatusCode code) {
+  const size_t index = std::min(static_cast<size_t>(code), requests_.size() - 1);
+  prometheus::Counter* counter = requests_[index].load(std::memory_order_acquire);
+  if (counter == nullptr) {
+    // Family::Add gives the same counter to every caller that asks for the same labels.
+    counter = &families_->requests.Add({{"model", model_}, {"code", kCodeNames[index]}});
+    requests_[index].store(counter, std::memory_order_release);
+  }
+  return *counter;
+}
+
+void ModelMetrics::CountRequest(absl::StatusCode code) { RequestCounter(code).Increment(); }
+
+void ModelMetrics::ObservePhase(RequestPhase phase, double seconds) {
+  phases_[static_cast<size_t>(phase)]->Observe(seconds);
+}
+
+void ModelMetrics::ObserveBatchRows(int64_t rows) {
+  batch_rows_->Observe(static_cast<double>(rows));
+}
+
+void ModelMetrics::AddQueueDepth(int64_t requests) {
+  queue_depth_->Increment(static_cast<double>(requests));
+}
+
+void ModelMetrics::AddInFlight(int64_t requests) {
+  in_flight_->Increment(static_cast<double>(requests));
+}
+
+void ModelMetrics::CountLoad(LoadOutcome outcome) {
+  loads_[static_cast<size_t>(outcome)]->Increment();
+}
+
+void ModelMetrics::ObserveLoadPhase(LoadPhase phase, double seconds) {
+  load_phases_[static_cast<size_t>(phase)]->Observe(seconds);
+}
+
+void ModelMetrics::SetServingVersion(int64_t version, const std::string& weights_id) {
+  MutexLock lock(&mutex_);
+  if (serving_version_ != nullptr) families_->serving_version.Remove(serving_version_);
+  serving_version_ = nullptr;
+  if (version == 0) return;
+  serving_version_ = &families_->serving_version.Add(
+      {{"model", model_}, {"version", std::to_string(version)}, {"weights_id", weights_id}});
+  serving_version_->Set(1);
+}
+
+Metrics::Metrics()
+    : registry_(std::make_shared<prometheus::Registry>()),
+      families_(std::make_unique<ModelMetrics::Families>(*registry_)) {}
+
+Metrics::~Metrics() = default;
+
+ModelMetrics* Metrics::ForModel(const std::string& model) {
+  MutexLock lock(&mutex_);
+  std::unique_ptr<ModelMetrics>& slot = models_[model];
+  if (slot == nullptr) slot.reset(new ModelMetrics(families_.get(), model));
+  return slot.get();
+}
+
+void Metrics::CountUnknownModel() { families_->unknown_model.Increment(); }
+
+void Metrics::SetDeviceMemory(const std::string& device, int64_t used_bytes, int64_t total_bytes) {
+  families_->device_memory.Add({{"device", device}, {"state", "used"}})
+      .Set(static_cast<double>(used_bytes));
+  families_->device_memory.Add({{"device", device}, {"state", "total"}})
+      .Set(static_cast<double>(total_bytes));
+}
+
+std::string Metrics::Serialize() const {
+  return prometheus::TextSerializer().Serialize(registry_->Collect());
+}
+
+}  // namespace sconce

@@ -1,0 +1,96 @@
+// Every metric the server exports: names, help texts, labels and buckets stand in metrics.cc alone.
+// Components get typed handles once and update them without a look-up.
+//
+// Thread-safe. Owned by App; handles live as long as it does. Label values are bounded: model names
+// come from the repository, never from a request.
+
+#ifndef SCONCE_SERVER_BASE_METRICS_H_
+#define SCONCE_SERVER_BASE_METRICS_H_
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "server/base/mutex.h"
+
+namespace prometheus {
+class Counter;
+class Gauge;
+class Histogram;
+class Registry;
+template <typename T>
+class Family;
+}  // namespace prometheus
+
+namespace sconce {
+
+// Where the time of an answered request goes.
+enum class RequestPhase { kQueue, kAssemble, kCompute, kRespond, kTotal };
+// How an attempt to bring a weights file into service ended.
+enum class LoadOutcome { kPublished, kRejected, kRetrying };
+// Where the time of a load goes.
+enum class LoadPhase { kSettle, kOpen, kRead, kBuild, kWarmUp, kPublish };
+
+// The handles of one model.
+class ModelMetrics {
+ public:
+  void CountRequest(absl::StatusCode code);
+  void ObservePhase(RequestPhase phase, double seconds);
+  void ObserveBatchRows(int64_t rows);
+  void AddQueueDepth(int64_t requests);
+  void AddInFlight(int64_t requests);
+  void CountLoad(LoadOutcome outcome);
+  void ObserveLoadPhase(LoadPhase phase, double seconds);
+  // Replaces the info series of the version served so far; version 0 removes it.
+  void SetServingVersion(int64_t version, const std::string& weights_id);
+
+ private:
+  friend class Metrics;
+  class Families;
+  ModelMetrics(Families* families, std::string model);
+  prometheus::Counter& RequestCounter(absl::StatusCode code);
+
+  Families* const families_;
+  const std::string model_;
+  std::array<std::atomic<prometheus::Counter*>, 17> requests_{};
+  std::array<prometheus::Histogram*, 5> phases_{};
+  prometheus::Histogram* batch_rows_ = nullptr;
+  prometheus::Gauge* queue_depth_ = nullptr;
+  prometheus::Gauge* in_flight_ = nullptr;
+  std::array<prometheus::Counter*, 3> loads_{};
+  std::array<prometheus::Histogram*, 6> load_phases_{};
+  Mutex mutex_;
+  prometheus::Gauge* serving_version_ ABSL_GUARDED_BY(mutex_) = nullptr;
+};
+
+class Metrics {
+ public:
+  Metrics();
+  ~Metrics();
+
+  // The handles of `model`, made at the first call and kept: counters go on across reloads.
+  ModelMetrics* ForModel(const std::string& model);
+
+  // Requests for a model that is not there; not labelled with what the client sent.
+  void CountUnknownModel();
+  void SetDeviceMemory(const std::string& device, int64_t used_bytes, int64_t total_bytes);
+
+  // The Prometheus text exposition format, version 0.0.4.
+  std::string Serialize() const;
+
+ private:
+  std::shared_ptr<prometheus::Registry> registry_;
+  std::unique_ptr<ModelMetrics::Families> families_;
+  Mutex mutex_;
+  std::map<std::string, std::unique_ptr<ModelMetrics>> models_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace sconce
+
+#endif  // SCONCE_SERVER_BASE_METRICS_H_

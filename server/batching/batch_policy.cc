@@ -1,0 +1,64 @@
+#include "server/batching/batch_policy.h"
+
+#include <algorithm>
+#include <bit>
+#include <chrono>
+
+namespace sconce {
+namespace {
+
+constexpr Duration kStaleAfter = std::chrono::seconds(1);
+
+size_t BucketOf(int64_t rows, size_t buckets) {
+  const auto width = static_cast<size_t>(std::bit_width(static_cast<uint64_t>(rows)));
+  return std::min(width, buckets) - 1;
+}
+
+}  // namespace
+
+void ServiceTimes::Record(int64_t rows, Duration took, TimePoint now) {
+  Bucket& bucket = buckets_[BucketOf(std::max<int64_t>(rows, 1), kBuckets)];
+  bucket.last[bucket.count++ % kKept] = took;
+  bucket.newest = now;
+}
+
+Duration ServiceTimes::LeastFor(int64_t rows, TimePoint now) const {
+  // A larger batch takes at least as long, so the smallest bucket with a figure decides; a smaller
+  // one is a lower bound too, where no batch of this size ran.
+  Duration least = Duration::zero();
+  const size_t wanted = BucketOf(std::max<int64_t>(rows, 1), kBuckets);
+  for (size_t i = 0; i <= wanted; ++i) {
+    const Bucket& bucket = buckets_[i];
+    if (bucket.count == 0 || now - bucket.newest > kStaleAfter) continue;
+    const size_t n = std::min(bucket.count, kKept);
+    least = *std::min_element(bucket.last.begin(), bucket.last.begin() + n);
+  }
+  return least;
+}
+
+BatchPlan PlanBatch(absl::Span<const WaitingRequest> waiting, TimePoint now, int64_t max_rows,
+                    const ServiceTimes& service_times) {
+  BatchPlan plan;
+  int64_t rows = 0;
+  std::string_view shape_key;
+  for (size_t i = 0; i < waiting.size(); ++i) {
+    const WaitingRequest& request = waiting[i];
+    if (request.cancelled) {
+      plan.cancelled.push_back(i);
+      continue;
+    }
+    if (request.deadline != TimePoint::max() &&
+        now + service_times.LeastFor(request.rows, now) > request.deadline) {
+      plan.late.push_back(i);
+      continue;
+    }
+    if (!plan.take.empty() && request.shape_key != shape_key) continue;
+    if (!plan.take.empty() && rows + request.rows > max_rows) break;
+    shape_key = request.shape_key;
+    rows += request.rows;
+    plan.take.push_back(i);
+  }
+  return plan;
+}
+
+}  // namespace sconce

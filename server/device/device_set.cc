@@ -1,0 +1,143 @@
+#include "server/device/device_set.h"
+
+#include <ATen/DeviceAccelerator.h>
+#include <c10/util/Exception.h>
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <exception>
+#include <fstream>
+#include <limits>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "server/base/printable.h"
+#include "server/device/cuda/cuda_module.h"
+
+namespace sconce {
+namespace {
+
+constexpr char kModuleName[] = "libsconce_cuda.so";
+
+std::string VersionText(int version) {
+  return absl::StrCat(version / 1000, ".", version % 1000 / 10);
+}
+
+// The number of CUDA devices, or why there are none.
+absl::StatusOr<int> LoadCuda() {
+  // The driver's library costs nothing to look for; ours brings more than a gigabyte of LibTorch.
+  void* driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+  if (driver == nullptr) {
+    return absl::FailedPreconditionError("no NVIDIA driver: libcuda.so.1 is not there");
+  }
+  void* module = dlopen(kModuleName, RTLD_NOW | RTLD_GLOBAL);
+  if (module == nullptr) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the CUDA half of the server cannot be loaded: ", dlerror()));
+  }
+  const auto probe_cuda =
+      reinterpret_cast<decltype(&SconceProbeCuda)>(dlsym(module, "SconceProbeCuda"));
+  if (probe_cuda == nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat(kModuleName, " is not of this server"));
+  }
+  SconceCudaProbe probe;
+  probe_cuda(&probe);
+  if (probe.error[0] != '\0') {
+    return absl::FailedPreconditionError(
+        absl::StrCat("CUDA ", VersionText(probe.runtime_version), " with a driver for CUDA ",
+                     VersionText(probe.driver_version), ": ", probe.error));
+  }
+  if (probe.device_count == 0) return absl::FailedPreconditionError("no CUDA device is visible");
+  return probe.device_count;
+}
+
+absl::StatusOr<std::vector<c10::Device>> ParseCudaList(const std::string& wanted, int count) {
+  std::vector<c10::Device> devices;
+  for (absl::string_view item : absl::StrSplit(wanted, ',')) {
+    int index = 0;
+    if (!absl::ConsumePrefix(&item, "cuda:") || !absl::SimpleAtoi(item, &index) || index < 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--device: expected auto, cpu, cuda or a list such as cuda:0,cuda:1, got '",
+                       Printable(wanted), "'"));
+    }
+    if (index >= count) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--device: there is no cuda:", index, ", CUDA devices 0 to ", count - 1,
+                       " are there"));
+    }
+    const c10::Device device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index));
+    if (std::count(devices.begin(), devices.end(), device) > 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--device: cuda:", index, " is given twice"));
+    }
+    devices.push_back(device);
+  }
+  return devices;
+}
+
+absl::StatusOr<DeviceMemory> CpuMemory() {
+  const int64_t page_bytes = sysconf(_SC_PAGESIZE);
+  int64_t virtual_pages = 0, resident_pages = 0;
+  std::ifstream statm("/proc/self/statm");
+  if (!(statm >> virtual_pages >> resident_pages)) {
+    return absl::UnavailableError("/proc/self/statm cannot be read");
+  }
+  return DeviceMemory{resident_pages * page_bytes, sysconf(_SC_PHYS_PAGES) * page_bytes};
+}
+
+}  // namespace
+
+absl::StatusOr<DeviceSet> DeviceSet::Open(const std::string& wanted) {
+  DeviceSet set;
+  if (wanted == "cpu") {
+    set.devices_ = {c10::Device(c10::DeviceType::CPU)};
+    set.reason_ = "cpu, as asked";
+    return set;
+  }
+  if (wanted != "auto" && wanted != "cuda") {
+    // The text is checked before a gigabyte is loaded for it.
+    auto list = ParseCudaList(wanted, std::numeric_limits<c10::DeviceIndex>::max());
+    if (!list.ok()) return list.status();
+  }
+  const absl::StatusOr<int> count = LoadCuda();
+  if (!count.ok()) {
+    if (wanted == "auto") {
+      set.devices_ = {c10::Device(c10::DeviceType::CPU)};
+      set.reason_ = absl::StrCat("cpu, because ", std::string(count.status().message()));
+      return set;
+    }
+    return absl::FailedPreconditionError(
+        absl::StrCat("--device ", wanted, ": ", std::string(count.status().message())));
+  }
+  if (wanted == "auto" || wanted == "cuda") {
+    for (int i = 0; i < *count; ++i) {
+      set.devices_.emplace_back(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(i));
+    }
+  } else {
+    auto list = ParseCudaList(wanted, *count);
+    if (!list.ok()) return list.status();
+    set.devices_ = *std::move(list);
+  }
+  set.reason_ = absl::StrCat(
+      absl::StrJoin(set.devices_, ", ",
+                    [](std::string* out, c10::Device device) { absl::StrAppend(out, device.str()); }),
+      " of ", *count, " CUDA devices");
+  return set;
+}
+
+absl::StatusOr<DeviceMemory> MemoryOf(c10::Device device) {
+  if (device.is_cpu()) return CpuMemory();
+  try {
+    const auto [free_bytes, total_bytes] = at::accelerator::getMemoryInfo(device.index());
+    return DeviceMemory{static_cast<int64_t>(total_bytes - free_bytes),
+                        static_cast<int64_t>(total_bytes)};
+  } catch (const std::exception& e) {
+    return absl::UnavailableError(absl::StrCat("memory of ", device.str(), ": ", e.what()));
+  }
+}
+
+}  // namespace sconce

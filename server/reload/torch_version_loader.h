@@ -1,0 +1,34 @@
+// TorchVersionLoader: a weights file becomes a ModelVersion by way of LibTorch. Opens the
+// checkpoint, tells its architecture, reads the weights, does a strict load_state_dict and eval(),
+// places a replica per instance and runs each once.
+//
+// Thread-safe; keeps nothing between loads. Owned by App.
+
+#ifndef SCONCE_SERVER_RELOAD_TORCH_VERSION_LOADER_H_
+#define SCONCE_SERVER_RELOAD_TORCH_VERSION_LOADER_H_
+
+#include <c10/core/Device.h>
+
+#include <memory>
+#include <vector>
+
+#include "server/reload/version_loader.h"
+
+namespace sconce {
+
+class TorchVersionLoader : public VersionLoader {
+ public:
+  // `devices`: where replicas go unless a model's configuration says otherwise.
+  explicit TorchVersionLoader(std::vector<c10::Device> devices) : devices_(std::move(devices)) {}
+
+  absl::StatusOr<std::unique_ptr<ModelVersion>> Load(const LoadRequest& request) override;
+
+ private:
+  absl::StatusOr<std::vector<c10::Device>> DevicesFor(const ModelConfig& config) const;
+
+  const std::vector<c10::Device> devices_;
+};
+
+}  // namespace sconce
+
+#endif  // SCONCE_SERVER_RELOAD_TORCH_VERSION_LOADER_H_

@@ -1,0 +1,59 @@
+// InferenceService: every RPC of the protocol but ModelInfer, answered on gRPC's own threads.
+// ModelInfer is left to completion queues and raw bytes (infer_call.h).
+//
+// Thread-safe. Owned by GrpcServer; what it refers to outlives it.
+
+#ifndef SCONCE_SERVER_RPC_INFERENCE_SERVICE_H_
+#define SCONCE_SERVER_RPC_INFERENCE_SERVICE_H_
+
+#include <string>
+#include <utility>
+
+#include "proto/open_inference.grpc.pb.h"
+#include "server/registry/registry.h"
+#include "server/registry/repository_control.h"
+#include "server/rpc/open_calls.h"
+
+namespace sconce {
+
+class InferenceService final : public inference::GRPCInferenceService::WithRawMethod_ModelInfer<
+                                   inference::GRPCInferenceService::Service> {
+ public:
+  // `version` is the server's.
+  InferenceService(const Registry* registry, RepositoryControl* control, OpenCalls* calls,
+                   std::string version)
+      : registry_(registry), control_(control), calls_(calls), version_(std::move(version)) {}
+
+  grpc::Status ServerLive(grpc::ServerContext*, const inference::ServerLiveRequest*,
+                          inference::ServerLiveResponse*) override;
+  grpc::Status ServerReady(grpc::ServerContext*, const inference::ServerReadyRequest*,
+                           inference::ServerReadyResponse*) override;
+  grpc::Status ModelReady(grpc::ServerContext*, const inference::ModelReadyRequest*,
+                          inference::ModelReadyResponse*) override;
+  grpc::Status ServerMetadata(grpc::ServerContext*, const inference::ServerMetadataRequest*,
+                              inference::ServerMetadataResponse*) override;
+  grpc::Status ModelMetadata(grpc::ServerContext*, const inference::ModelMetadataRequest*,
+                             inference::ModelMetadataResponse*) override;
+  grpc::Status ModelConfig(grpc::ServerContext*, const inference::ModelConfigRequest*,
+                           inference::ModelConfigResponse*) override;
+  grpc::Status ModelStatistics(grpc::ServerContext*, const inference::ModelStatisticsRequest*,
+                               inference::ModelStatisticsResponse*) override;
+  grpc::Status RepositoryIndex(grpc::ServerContext*, const inference::RepositoryIndexRequest*,
+                               inference::RepositoryIndexResponse*) override;
+  grpc::Status RepositoryModelLoad(grpc::ServerContext*,
+                                   const inference::RepositoryModelLoadRequest*,
+                                   inference::RepositoryModelLoadResponse*) override;
+  grpc::Status RepositoryModelUnload(grpc::ServerContext*,
+                                     const inference::RepositoryModelUnloadRequest*,
+                                     inference::RepositoryModelUnloadResponse*) override;
+
+ private:
+  const Registry* const registry_;
+  RepositoryControl* const control_;
+  OpenCalls* const calls_;
+  const std::string version_;
+};
+
+}  // namespace sconce
+
+#endif  // SCONCE_SERVER_RPC_INFERENCE_SERVICE_H_

@@ -1,0 +1,215 @@
+#include "server/weights/load_state_dict.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/InferenceMode.h>
+
+#include <string_view>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "server/base/printable.h"
+
+namespace sconce {
+namespace {
+
+// A network has no more names than that, so only a file that is something else altogether loses
+// names from the message.
+constexpr size_t kMostNamesShown = 1000;
+
+constexpr std::string_view kBatchCounter = "num_batches_tracked";
+
+std::string SizeText(at::IntArrayRef sizes) {
+  return absl::StrCat("torch.Size([", absl::StrJoin(sizes, ", "), "])");
+}
+
+// A string as Python's repr() writes it.
+std::string PythonRepr(const std::string& text) {
+  const char quote = absl::StrContains(text, "'") && !absl::StrContains(text, "\"") ? '"' : '\'';
+  std::string repr(1, quote);
+  for (const char c : text) {
+    if (c == '\n') {
+      repr += "\\n";
+    } else {
+      if (c == quote || c == '\\') repr += '\\';
+      repr += c;
+    }
+  }
+  return repr + quote;
+}
+
+std::string NameList(const char* what, const std::vector<std::string>& names) {
+  std::string text = absl::StrCat(what, " key(s) in state_dict: ");
+  for (size_t i = 0; i < names.size() && i < kMostNamesShown; ++i) {
+    absl::StrAppend(&text, i == 0 ? "" : ", ", "\"", Printable(names[i]), "\"");
+  }
+  if (names.size() > kMostNamesShown) {
+    absl::StrAppend(&text, " and ", names.size() - kMostNamesShown, " more");
+  }
+  return text + ". ";
+}
+
+// The names that no tensor of the network has, in the order in which PyTorch meets them: module by
+// module, each name at the innermost module it leads to.
+std::vector<std::string> UnexpectedKeys(const models::Net& net,
+                                        const std::unordered_set<std::string>& known,
+                                        const StateDict& state) {
+  const std::vector<std::string> modules = net.ModuleNames();
+  std::unordered_map<std::string_view, size_t> module_index;
+  for (size_t i = 0; i < modules.size(); ++i) module_index.emplace(modules[i], i);
+
+  std::vector<std::vector<std::string>> by_module(modules.size());
+  const auto place = [&](const std::string& name) {
+    if (known.contains(name)) return;
+    size_t module = 0;
+    size_t begin = 0;  // of the part of the name within the module
+    for (size_t dot; (dot = name.find('.', begin)) != std::string::npos; begin = dot + 1) {
+      const auto child = module_index.find(std::string_view(name).substr(0, dot));
+      if (child == module_index.end()) break;
+      module = child->second;
+    }
+    by_module[module].push_back(name);
+  };
+  for (const StateEntry& entry : state.tensors) place(entry.name);
+  for (const NonTensorEntry& entry : state.non_tensors) place(entry.name);
+
+  std::vector<std::string> unexpected;
+  for (std::vector<std::string>& names : by_module) {
+    for (std::string& name : names) unexpected.push_back(std::move(name));
+  }
+  return unexpected;
+}
+
+// Before version 2, batch norm had no counter of batches: it then starts at 0.
+bool MayLackCounter(const models::NamedTensor& own, const StateDict& state) {
+  const std::string_view name = own.name;
+  if (own.is_parameter || !name.ends_with(kBatchCounter)) return false;
+  std::string_view module = name.substr(0, name.size() - kBatchCounter.size());
+  if (!module.empty()) {
+    if (module.back() != '.') return false;
+    module.remove_suffix(1);
+  }
+  const auto version = state.module_versions.find(std::string(module));
+  return version == state.module_versions.end() || version->second < 2;
+}
+
+// `saved` in the network's dtype and layout, without a copy where it has them. Throws as copy_
+// does.
+at::Tensor Cast(const at::Tensor& saved, const at::Tensor& own) {
+  if (saved.dtype() == own.dtype() && saved.is_contiguous()) return saved;
+  at::Tensor cast = at::empty(own.sizes(), saved.options().dtype(own.dtype()));
+  return cast.copy_(saved);
+}
+
+class Loader {
+ public:
+  Loader(models::Net& net, const StateDict& state) : net_(net), state_(state) {}
+
+  absl::StatusOr<IncompatibleKeys> Load(const LoadOptions& options) {
+    std::unordered_map<std::string_view, const StateEntry*> tensors;
+    for (const StateEntry& entry : state_.tensors) tensors.emplace(entry.name, &entry);
+    std::unordered_map<std::string_view, const NonTensorEntry*> non_tensors;
+    for (const NonTensorEntry& entry : state_.non_tensors) non_tensors.emplace(entry.name, &entry);
+
+    const std::vector<models::NamedTensor> own_tensors = net_.State();
+    std::unordered_set<std::string> known;
+    for (const models::NamedTensor& own : own_tensors) {
+      known.insert(own.name);
+      if (const auto saved = tensors.find(own.name); saved != tensors.end()) {
+        assigned_.push_back(Fit(own, *saved->second));
+      } else if (const auto other = non_tensors.find(own.name); other != non_tensors.end()) {
+        errors_.push_back(
+            absl::StrCat("While copying the parameter named \"", Printable(own.name),
+                         "\", expected torch.Tensor or Tensor-like object from checkpoint but "
+                         "received <class '",
+                         other->second->type_name, "'>"));
+      } else if (MayLackCounter(own, state_)) {
+        assigned_.push_back(at::zeros(own.tensor.sizes(), own.tensor.options()));
+      } else {
+        keys_.missing.push_back(own.name);
+        if (!options.strict) assigned_.push_back(own.tensor.contiguous());
+      }
+    }
+    keys_.unexpected = UnexpectedKeys(net_, known, state_);
+
+    std::vector<std::string> messages;
+    if (options.strict && !keys_.missing.empty()) {
+      messages.push_back(NameList("Missing", keys_.missing));
+    }
+    if (options.strict && !keys_.unexpected.empty()) {
+      messages.push_back(NameList("Unexpected", keys_.unexpected));
+    }
+    messages.insert(messages.end(), errors_.begin(), errors_.end());
+    if (!messages.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat("Error(s) in loading state_dict for ",
+                                                     net_.class_name(), ":\n\t",
+                                                     absl::StrJoin(messages, "\n\t")));
+    }
+    for (size_t i = 0; i < assigned_.size(); ++i) net_.Assign(i, assigned_[i]);
+    return std::move(keys_);
+  }
+
+ private:
+  // What `own` is to be assigned; an undefined tensor after an error.
+  at::Tensor Fit(const models::NamedTensor& own, const StateEntry& saved) {
+    at::Tensor tensor = saved.tensor;
+    if (own.tensor.dim() == 0 && tensor.dim() == 1 && tensor.size(0) == 1) {
+      tensor = tensor.select(0, 0);  // scalars, before PyTorch 0.4
+    }
+    if (tensor.sizes() != own.tensor.sizes()) {
+      errors_.push_back(absl::StrCat("size mismatch for ", Printable(own.name),
+                                     ": copying a param with shape ", SizeText(tensor.sizes()),
+                                     " from checkpoint, the shape in current model is ",
+                                     SizeText(own.tensor.sizes()), "."));
+      return {};
+    }
+    std::string exception;
+    if (saved.quantized) {
+      exception =
+          "Copying from quantized Tensor to non-quantized Tensor is not allowed, please use "
+          "dequantize to get a float Tensor from a quantized Tensor";
+    } else {
+      try {
+        return Cast(tensor, own.tensor);
+      } catch (const c10::Error& error) {
+        exception = error.what_without_backtrace();
+      }
+    }
+    errors_.push_back(
+        absl::StrCat("While copying the parameter named \"", Printable(own.name),
+                     "\", whose dimensions in the model are ", SizeText(own.tensor.sizes()),
+                     " and whose dimensions in the checkpoint are ", SizeText(tensor.sizes()),
+                     ", an exception occurred : (", PythonRepr(exception), ",)."));
+    return {};
+  }
+
+  models::Net& net_;
+  const StateDict& state_;
+  IncompatibleKeys keys_;
+  std::vector<std::string> errors_;
+  std::vector<at::Tensor> assigned_;  // by index in the network's State(), if nothing is wrong
+};
+
+}  // namespace
+
+absl::StatusOr<IncompatibleKeys> LoadStateDict(models::Net& net, const StateDict& state,
+                                               const LoadOptions& options) {
+  // An inference tensor could not become a module's parameter.
+  c10::InferenceMode normal(false);
+  try {
+    return Loader(net, state).Load(options);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no memory for the weights of ", net.class_name()));
+  } catch (const c10::Error& error) {
+    return absl::InternalError(absl::StrCat("loading state_dict for ", net.class_name(), ": ",
+                                            error.what_without_backtrace()));
+  }
+}
+
+}  // namespace sconce

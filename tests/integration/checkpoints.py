@@ -1,0 +1,99 @@
+"""Networks and the files Python's torch writes of them."""
+
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+
+def use_one_thread():
+    torch.set_num_threads(1)
+
+
+def expected(net, array):
+    """What Python's torch answers, on one thread, for exactly this batch."""
+    net.eval()
+    with torch.inference_mode():
+        return net(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))).numpy()
+
+
+def seeded(make, seed=0):
+    """make() with reproducible weights. BatchNorm statistics are made different from their
+    defaults, so that a server that ignored them would be caught."""
+    torch.manual_seed(seed)
+    net = make()
+    generator = torch.Generator().manual_seed(seed + 1)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    return net.eval()
+
+
+def linear(inputs=4, outputs=3, seed=0):
+    return seeded(lambda: nn.Linear(inputs, outputs), seed)
+
+
+def mlp(sizes=(16, 32, 32, 5), seed=0):
+    layers = []
+    for position, (before, after) in enumerate(zip(sizes, sizes[1:])):
+        layers += [nn.ReLU()] if position else []
+        layers += [nn.Linear(before, after)]
+    return seeded(lambda: nn.Sequential(*layers), seed)
+
+
+def resnet18(classes=10, seed=0):
+    return seeded(lambda: torchvision.models.resnet18(num_classes=classes), seed)
+
+
+def constant(value, inputs=4, outputs=4):
+    """A Linear whose every output is exactly `value`: each row of an answer tells its version."""
+    net = nn.Linear(inputs, outputs)
+    nn.init.zeros_(net.weight)
+    nn.init.constant_(net.bias, float(value))
+    return net
+
+
+def constant_mlp(value, width=512, depth=3, outputs=4):
+    """The same with megabytes of weights that matter to nobody."""
+    layers = []
+    for _ in range(depth):
+        layers += [nn.Linear(width, width), nn.ReLU()]
+    layers.append(constant(value, width, outputs))
+    return nn.Sequential(*layers)
+
+
+def random_images(rows, *dims, seed=0):
+    return np.random.default_rng(seed).random((rows, *dims), dtype=np.float32)
+
+
+# Files -------------------------------------------------------------------------------------------
+
+
+def place(repository, model, file_name="model.pth"):
+    """The path of a model's weights file, its folder made."""
+    path = pathlib.Path(repository) / model / file_name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def save(net, path):
+    """torch.save of the state_dict, or safetensors by the name's end; written in place."""
+    state = net.state_dict() if isinstance(net, nn.Module) else net
+    if str(path).endswith(".safetensors"):
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, str(path))
+    else:
+        torch.save(state, path)
+    return path
+
+
+def replace(path, net):
+    """Writes beside and renames over, as a careful trainer does."""
+    beside = path.with_name(f".{path.stem}.new{path.suffix}")
+    save(net, beside)
+    os.replace(beside, path)

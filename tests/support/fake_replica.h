@@ -1,0 +1,111 @@
+// A replica without torch: y = scale * x + bias per element, on FP32 of any row shape, and model
+// versions made of it. Tests can hold runs back and make them fail.
+
+#ifndef SCONCE_TESTS_SUPPORT_FAKE_REPLICA_H_
+#define SCONCE_TESTS_SUPPORT_FAKE_REPLICA_H_
+
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/base/mutex.h"
+#include "server/registry/model_version.h"
+#include "server/device/replica.h"
+
+namespace sconce {
+
+// Holds back whoever calls Pass while it is closed. Thread-safe.
+class Gate {
+ public:
+  void Close() { Set(false); }
+  void Open() { Set(true); }
+  void Pass() {
+    MutexLock lock(&mutex_);
+    ++waiting_;
+    changed_.NotifyAll();
+    while (!open_) changed_.Wait(&mutex_);
+    --waiting_;
+  }
+  // Returns once somebody is held back.
+  void AwaitHeld() {
+    MutexLock lock(&mutex_);
+    while (waiting_ == 0) changed_.Wait(&mutex_);
+  }
+
+ private:
+  void Set(bool open) {
+    MutexLock lock(&mutex_);
+    open_ = open;
+    changed_.NotifyAll();
+  }
+
+  Mutex mutex_;
+  CondVar changed_;
+  bool open_ ABSL_GUARDED_BY(mutex_) = true;
+  int waiting_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+class FakeReplica : public Replica {
+ public:
+  struct Behaviour {
+    float scale = 1;
+    float bias = 0;
+    // Called in each run with the number of rows, before the result is made.
+    std::function<absl::Status(int64_t rows)> on_run = {};
+  };
+  explicit FakeReplica(Behaviour behaviour) : behaviour_(std::move(behaviour)) {}
+
+  const std::string& device() const override { return device_; }
+
+  absl::StatusOr<HostTensor> AllocateStaging(int64_t size_bytes) override {
+    auto memory = std::make_shared<std::vector<std::byte>>(size_bytes);
+    return HostTensor{DType::kUInt8, {size_bytes}, absl::MakeSpan(*memory), memory};
+  }
+
+  absl::StatusOr<std::vector<HostTensor>> Run(absl::Span<const HostTensor> inputs) override {
+    if (behaviour_.on_run) {
+      if (absl::Status status = behaviour_.on_run(inputs[0].shape[0]); !status.ok()) return status;
+    }
+    const HostTensor& input = inputs[0];
+    auto memory = std::make_shared<std::vector<std::byte>>(input.bytes.size());
+    for (size_t at = 0; at < memory->size(); at += sizeof(float)) {
+      float value;
+      std::memcpy(&value, input.bytes.data() + at, sizeof value);
+      value = value * behaviour_.scale + behaviour_.bias;
+      std::memcpy(memory->data() + at, &value, sizeof value);
+    }
+    return std::vector<HostTensor>{
+        {DType::kFloat32, input.shape, absl::MakeSpan(*memory), memory}};
+  }
+
+ private:
+  const Behaviour behaviour_;
+  const std::string device_ = "cpu";
+};
+
+// Version `number` of `model`: input and output FP32[-1, dims...], all replicas alike.
+inline std::unique_ptr<ModelVersion> MakeFakeVersion(std::string model, int64_t number,
+                                                     FakeReplica::Behaviour behaviour,
+                                                     std::vector<int64_t> dims = {2},
+                                                     size_t replicas = 1) {
+  auto version = std::make_unique<ModelVersion>();
+  version->model = std::move(model);
+  version->number = number;
+  version->weights_id = "id" + std::to_string(number);
+  version->architecture = "affine";
+  version->signature.inputs = {{"x", DType::kFloat32, dims}};
+  version->signature.outputs = {{"y", DType::kFloat32, std::move(dims)}};
+  for (size_t i = 0; i < replicas; ++i) {
+    version->replicas.push_back(std::make_unique<FakeReplica>(behaviour));
+  }
+  return version;
+}
+
+}  // namespace sconce
+
+#endif  // SCONCE_TESTS_SUPPORT_FAKE_REPLICA_H_

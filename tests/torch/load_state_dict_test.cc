@@ -1,0 +1,114 @@
+// load_state_dict in PyTorch's words: every case was put to Python's own, whose answer is compared
+// letter by letter.
+#include "server/weights/load_state_dict.h"
+
+#include <ATen/ops/equal.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "tests/torch/fixtures.h"
+
+namespace sconce {
+namespace {
+
+// A network of the catalog, parameters as a configuration gives them.
+std::unique_ptr<models::Net> Make(const std::string& name,
+                                  const std::map<std::string, std::string>& parameters) {
+  for (const models::Architecture* architecture : models::Catalog()) {
+    if (architecture->name() != name) continue;
+    const auto parsed = models::ParseParameters(*architecture, parameters);
+    if (!parsed.ok()) {
+      ADD_FAILURE() << parsed.status();
+      return nullptr;
+    }
+    auto net = architecture->Create(*parsed);
+    if (net.ok()) return *std::move(net);
+    ADD_FAILURE() << net.status();
+    return nullptr;
+  }
+  ADD_FAILURE() << "the catalog has no " << name;
+  return nullptr;
+}
+
+std::unique_ptr<models::Net> MakeLinear() {
+  return Make("linear", {{"in_features", "2"}, {"out_features", "3"}});
+}
+
+TEST(LoadStateDict, SaysWhatPythonSays) {
+  const nlohmann::json cases = ReadJson("load_state_dict.json");
+  ASSERT_GE(cases.size(), 20u);
+  for (const auto& one : cases) {
+    SCOPED_TRACE(one.at("file").get<std::string>());
+    const std::unique_ptr<models::Net> net = Make(one.at("architecture"), one.at("parameters"));
+    ASSERT_NE(net, nullptr);
+    const StateDict state = ReadFixture(one.at("file"));
+    const auto keys = LoadStateDict(*net, state, {.strict = one.at("strict")});
+    if (one.contains("error")) {
+      EXPECT_EQ(keys.status().code(), absl::StatusCode::kInvalidArgument);
+      EXPECT_EQ(std::string(keys.status().message()), one.at("error").get<std::string>());
+      continue;
+    }
+    ASSERT_TRUE(keys.ok()) << keys.status();
+    EXPECT_EQ(keys->missing, one.at("missing").get<std::vector<std::string>>());
+    EXPECT_EQ(keys->unexpected, one.at("unexpected").get<std::vector<std::string>>());
+    if (!one.contains("after")) continue;
+    const StateDict after = ReadFixture(one.at("after"));
+    for (const models::NamedTensor& own : net->State()) {
+      EXPECT_TRUE(at::equal(own.tensor, TensorNamed(after, own.name))) << own.name;
+    }
+  }
+}
+
+TEST(LoadStateDict, TakesTheReadTensorsWithoutACopy) {
+  const Loaded loaded = LoadFixture("resnet18.pth");
+  ASSERT_NE(loaded.net, nullptr);
+  for (const models::NamedTensor& own : loaded.net->State()) {
+    EXPECT_EQ(own.tensor.const_data_ptr(), TensorNamed(loaded.state, own.name).const_data_ptr())
+        << own.name;
+  }
+}
+
+TEST(LoadStateDict, FailureLeavesTheNetworkAsItWas) {
+  const std::unique_ptr<models::Net> net = MakeLinear();
+  StateDict good;
+  good.tensors = {{"weight", at::ones({3, 2})}, {"bias", at::ones({3})}};
+  ASSERT_TRUE(LoadStateDict(*net, good).ok());
+  StateDict bad;
+  bad.tensors = {{"weight", at::zeros({3, 2})}, {"bias", at::zeros({4})}};
+  EXPECT_FALSE(LoadStateDict(*net, bad).ok());
+  EXPECT_TRUE(at::equal(net->State()[0].tensor, at::ones({3, 2})));
+}
+
+TEST(LoadStateDict, WhatIsMissingKeepsTheConstantsItStartsWith) {
+  const std::unique_ptr<models::Net> net = Make("resnet18", {{"num_classes", "2"}});
+  const auto keys = LoadStateDict(*net, {}, {.strict = false});
+  ASSERT_TRUE(keys.ok()) << keys.status();
+  EXPECT_EQ(keys->missing.size(), 62u + 20 * 2);  // all but batch norm's counters
+  for (const models::NamedTensor& own : net->State()) {
+    const bool ones = own.name.find("running_var") != std::string::npos ||
+                      (own.tensor.dim() == 1 && own.name.ends_with("weight"));
+    const at::Tensor expected = at::zeros(own.tensor.sizes(), own.tensor.options());
+    EXPECT_TRUE(at::equal(own.tensor, ones ? expected.add(1) : expected)) << own.name;
+    EXPECT_TRUE(own.tensor.is_contiguous()) << own.name;
+  }
+}
+
+TEST(LoadStateDict, NamesFromTheFileCannotBreakTheMessage) {
+  const std::unique_ptr<models::Net> net = MakeLinear();
+  StateDict state;
+  state.tensors = {{"weight", at::ones({3, 2})}, {"bias", at::ones({3})}, {"a\nb", at::ones({1})}};
+  EXPECT_THAT(std::string(LoadStateDict(*net, state).status().message()),
+              testing::HasSubstr("Unexpected key(s) in state_dict: \"a\\nb\". "));
+  for (int i = 0; i < 100000; ++i) state.tensors.push_back({std::to_string(i), at::Tensor()});
+  const std::string message(LoadStateDict(*net, state).status().message());
+  EXPECT_THAT(message, testing::EndsWith(" and 99001 more. "));
+  EXPECT_LT(message.size(), 20000u);
+}
+
+}  // namespace
+}  // namespace sconce

@@ -1,0 +1,256 @@
+#include "server/reload/repository_scan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+
+#include "tests/support/temp_dir.h"
+
+namespace sconce {
+namespace {
+
+using testing::Contains;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::Key;
+
+// A config.pbtxt of these tests is the name of the weights file alone.
+absl::StatusOr<ModelConfig> ReadName(const std::string& path) {
+  std::ifstream file(path);
+  ModelConfig config;
+  file >> config.weights_file;
+  if (config.weights_file == "broken")
+    return absl::InvalidArgumentError("config.pbtxt:1:1: broken");
+  return config;
+}
+
+class RepositoryScanTest : public testing::Test {
+ protected:
+  RepositorySnapshot Scan() {
+    absl::StatusOr<RepositorySnapshot> snapshot = scanner_.Scan();
+    EXPECT_TRUE(snapshot.ok()) << snapshot.status();
+    return *std::move(snapshot);
+  }
+  ModelObservation ScanModel(const std::string& model = "m") {
+    RepositorySnapshot snapshot = Scan();
+    EXPECT_THAT(snapshot.models, Contains(Key(model)));
+    return snapshot.models[model];
+  }
+  static std::string MessageOf(const ModelObservation& seen) {
+    return std::string(seen.status.message());
+  }
+
+  TempDir dir_;
+  RepositoryScanner scanner_{dir_.path(), ReadName};
+};
+
+TEST_F(RepositoryScanTest, TheOneWeightsFileIsTheCandidate) {
+  for (const std::string name :
+       {"model.pth", "a.pt", "b.bin", "c.ckpt", "d.safetensors", "E.PTH"}) {
+    dir_.Write("m/" + name, "w");
+    dir_.Write("m/README.md", "not weights");
+    const ModelObservation seen = ScanModel();
+    ASSERT_TRUE(seen.status.ok()) << seen.status;
+    EXPECT_EQ(seen.source.weights->path, dir_.Path("m/" + name));
+    EXPECT_FALSE(seen.source.config.has_value());
+    EXPECT_EQ(*seen.config, ModelConfig());
+    dir_.Remove("m");
+  }
+}
+
+TEST_F(RepositoryScanTest, EmptyFolderHasNoWeightsYet) {
+  dir_.MakeFolder("m");
+  EXPECT_EQ(ScanModel().status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(MessageOf(ScanModel()), HasSubstr("no weights file yet"));
+}
+
+TEST_F(RepositoryScanTest, WhatIsBeingWrittenIsNotSeen) {
+  dir_.Write("m/.model.pth", "w");
+  dir_.Write("m/model.pth.tmp", "w");
+  dir_.Write("m/model.pth.part", "w");
+  EXPECT_EQ(ScanModel().status.code(), absl::StatusCode::kNotFound);
+  dir_.Write("m/model.pth", "w");
+  EXPECT_TRUE(ScanModel().status.ok());
+}
+
+TEST_F(RepositoryScanTest, SeveralFilesAreNamedWithTheLineThatSettlesIt) {
+  dir_.Write("m/a.pth", "w");
+  dir_.Write("m/b.safetensors", "w");
+  const ModelObservation seen = ScanModel();
+  EXPECT_EQ(seen.status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(MessageOf(seen), HasSubstr("a.pth, b.safetensors"));
+  EXPECT_THAT(MessageOf(seen), HasSubstr("weights: \"a.pth\""));
+}
+
+TEST_F(RepositoryScanTest, ConfigNamesTheFile) {
+  dir_.Write("m/a.pth", "w");
+  dir_.Write("m/odd-name", "w");
+  dir_.Write("m/config.pbtxt", "odd-name");
+  const ModelObservation seen = ScanModel();
+  ASSERT_TRUE(seen.status.ok()) << seen.status;
+  EXPECT_EQ(seen.source.weights->path, dir_.Path("m/odd-name"));
+  EXPECT_EQ(seen.source.config->path, dir_.Path("m/config.pbtxt"));
+  EXPECT_EQ(seen.config->weights_file, "odd-name");
+}
+
+TEST_F(RepositoryScanTest, ConfigThatNamesAMissingFileIsTold) {
+  dir_.Write("m/a.pth", "w");
+  dir_.Write("m/config.pbtxt", "b.pth");
+  const ModelObservation seen = ScanModel();
+  EXPECT_EQ(seen.status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(MessageOf(seen), HasSubstr("'b.pth'"));
+  EXPECT_THAT(MessageOf(seen), HasSubstr("the folder holds a.pth"));
+}
+
+TEST_F(RepositoryScanTest, BrokenConfigIsTheModelsTroubleAndIsReadAgainWhenItChanges) {
+  dir_.Write("m/a.pth", "w");
+  dir_.Write("other/a.pth", "w");
+  dir_.Write("m/config.pbtxt", "broken");
+  EXPECT_EQ(MessageOf(ScanModel()), "config.pbtxt:1:1: broken");
+  EXPECT_TRUE(ScanModel("other").status.ok());
+  dir_.Write("m/config.pbtxt", "a.pth ");
+  EXPECT_TRUE(ScanModel().status.ok());
+}
+
+TEST_F(RepositoryScanTest, ConfigThatIsLeftAloneIsReadOnce) {
+  int reads = 0;
+  RepositoryScanner scanner(dir_.path(), [&reads](const std::string& path) {
+    ++reads;
+    return ReadName(path);
+  });
+  dir_.Write("m/a.pth", "w");
+  dir_.Write("m/config.pbtxt", "a.pth");
+  ASSERT_TRUE(scanner.Scan().ok());
+  ASSERT_TRUE(scanner.Scan().ok());
+  EXPECT_EQ(reads, 2) << "a second write in the same tick must not be missed";
+  std::filesystem::last_write_time(
+      dir_.Path("m/config.pbtxt"),
+      std::filesystem::file_time_type::clock::now() - std::chrono::hours(1));
+  ASSERT_TRUE(scanner.Scan().ok());
+  ASSERT_TRUE(scanner.Scan().ok());
+  ASSERT_TRUE(scanner.Scan().ok());
+  EXPECT_EQ(reads, 3);
+}
+
+TEST_F(RepositoryScanTest, ConfigThatLeadsNowhereIsNotTakenForNone) {
+  dir_.Write("m/a.pth", "w");
+  dir_.Link("gone", "m/config.pbtxt");
+  EXPECT_THAT(MessageOf(ScanModel()), HasSubstr("leads nowhere"));
+}
+
+TEST_F(RepositoryScanTest, NumberedSubfoldersAreToldWhereToPutTheFile) {
+  dir_.Write("m/1/model.pth", "w");
+  const ModelObservation seen = ScanModel();
+  EXPECT_EQ(seen.status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(MessageOf(seen), HasSubstr("put the weights file into the model's folder"));
+}
+
+TEST_F(RepositoryScanTest, FolderWithTheNameOfAWeightsFileIsNone) {
+  dir_.MakeFolder("m/model.pth");
+  EXPECT_EQ(ScanModel().status.code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(RepositoryScanTest, FifoIsRefusedAndNotWaitedFor) {
+  dir_.MakeFolder("m");
+  ASSERT_EQ(mkfifo(dir_.Path("m/model.pth").c_str(), 0600), 0);
+  EXPECT_EQ(ScanModel().status.code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(RepositoryScanTest, NamesThatAreNoModelsAreIgnoredWithAReason) {
+  dir_.Write("resnet50.pth", "w");
+  dir_.Write("README.md", "text");
+  dir_.Write("with space/model.pth", "w");
+  dir_.Write(".git/model.pth", "w");
+  dir_.Write("..2024/model.pth", "w");
+  dir_.Write("ok-1.2_b/model.pth", "w");
+  const RepositorySnapshot snapshot = Scan();
+  EXPECT_THAT(snapshot.models, ElementsAre(Key("ok-1.2_b")));
+  EXPECT_THAT(snapshot.ignored, ElementsAre(Key("resnet50.pth"), Key("with space")));
+}
+
+TEST_F(RepositoryScanTest, ConfigMapIsFollowedThroughItsLinks) {
+  dir_.Write("m/..2024_1/model.pth", "old");
+  dir_.Link("..2024_1", "m/..data");
+  dir_.Link("..data/model.pth", "m/model.pth");
+  const ModelObservation before = ScanModel();
+  ASSERT_TRUE(before.status.ok()) << before.status;
+  EXPECT_EQ(before.source.weights->path, dir_.Path("m/model.pth"));
+  EXPECT_EQ(before.source.weights->resolved_path, dir_.Path("m/..2024_1/model.pth"));
+  EXPECT_THAT(Scan().folders, Contains(dir_.Path("m/..2024_1")));
+
+  dir_.Write("m/..2024_2/model.pth", "new");
+  dir_.Link("..2024_2", "m/..data_tmp");
+  dir_.Rename("m/..data_tmp", "m/..data");
+  const ModelObservation after = ScanModel();
+  EXPECT_EQ(after.source.weights->resolved_path, dir_.Path("m/..2024_2/model.pth"));
+  EXPECT_FALSE(after.source == before.source);
+  EXPECT_FALSE(IsUnchanged(before.source, dir_.Path("m")));
+  EXPECT_TRUE(IsUnchanged(after.source, dir_.Path("m")));
+}
+
+TEST_F(RepositoryScanTest, ModelFolderMayBeALink) {
+  TempDir elsewhere;
+  elsewhere.Write("v1/model.pth", "w");
+  dir_.Link(elsewhere.Path("v1"), "m");
+  const ModelObservation seen = ScanModel();
+  ASSERT_TRUE(seen.status.ok()) << seen.status;
+  EXPECT_EQ(seen.source.weights->path, dir_.Path("m/model.pth"));
+  EXPECT_EQ(seen.source.weights->resolved_path, elsewhere.Path("v1/model.pth"));
+}
+
+TEST_F(RepositoryScanTest, LinkThatLeadsNowhereYetIsAModelWithoutWeights) {
+  dir_.Link(dir_.Path("late"), "m");
+  EXPECT_EQ(ScanModel().status.code(), absl::StatusCode::kNotFound);
+  dir_.Write("late/model.pth", "w");
+  EXPECT_TRUE(ScanModel().status.ok());
+}
+
+TEST_F(RepositoryScanTest, EveryKindOfChangeChangesTheSource) {
+  dir_.Write("m/model.pth", "one");
+  ModelSource before = ScanModel().source;
+  EXPECT_EQ(ScanModel().source, before);
+
+  dir_.Write("m/new.tmp", "one");
+  dir_.Rename("m/new.tmp", "m/model.pth");
+  ModelSource after = ScanModel().source;
+  EXPECT_FALSE(after == before) << "renamed over";
+
+  before = after;
+  dir_.Write("m/model.pth", "longer");
+  after = ScanModel().source;
+  EXPECT_FALSE(after == before) << "written in place";
+  EXPECT_FALSE(IsUnchanged(before, dir_.Path("m")));
+
+  before = after;
+  dir_.Write("m/config.pbtxt", "model.pth");
+  EXPECT_FALSE(ScanModel().source == before) << "configured";
+  EXPECT_FALSE(IsUnchanged(before, dir_.Path("m")));
+}
+
+TEST_F(RepositoryScanTest, RepositoryThatCannotBeReadSaysNothingOfItsModels) {
+  dir_.Write("m/model.pth", "w");
+  RepositoryScanner gone(dir_.Path("gone"), ReadName);
+  EXPECT_EQ(gone.Scan().status().code(), absl::StatusCode::kNotFound);
+  RepositoryScanner file(dir_.Path("m/model.pth"), ReadName);
+  EXPECT_FALSE(file.Scan().ok());
+}
+
+TEST_F(RepositoryScanTest, UnreadableModelFolderIsThatModelsTrouble) {
+  if (geteuid() == 0) GTEST_SKIP() << "root reads everything";
+  dir_.Write("m/model.pth", "w");
+  dir_.Write("other/model.pth", "w");
+  chmod(dir_.Path("m").c_str(), 0);
+  EXPECT_EQ(ScanModel().status.code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_TRUE(ScanModel("other").status.ok());
+  chmod(dir_.Path("m").c_str(), 0700);
+}
+
+}  // namespace
+}  // namespace sconce
