@@ -4,7 +4,9 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <optional>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace sconce::models {

@@ -22,9 +22,8 @@ std::optional<Options> ParseOptions(int argc, char** argv, int* exit_status) {
   CLI::App app(
       "Sends inference requests over gRPC and prints a table of what came back, one line a run.\n"
       "Closed loop (--concurrency): so many requests are always in flight; shows capacity.\n"
-      "Open loop (--rate): requests start at times set beforehand, whatever the server does; "
-      "their\n"
-      "latency counts from that time. Shows latency under a given load.",
+      "Open loop (--rate): requests start at times set beforehand, whatever the server does;\n"
+      "their latency counts from that time. Shows latency under a given load.",
       "sconce_load");
   app.get_formatter()->column_width(34);
 

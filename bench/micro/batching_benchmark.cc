@@ -3,6 +3,7 @@
 
 #include <benchmark/benchmark.h>
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <semaphore>
@@ -42,11 +43,11 @@ class IdleReplica : public Replica {
   const std::string device_ = "cpu";
 };
 
-const std::string kModel = "idle";
+constexpr char kModel[] = "idle";
 
 std::unique_ptr<ModelVersion> IdleVersion(int64_t columns) {
   auto version = std::make_unique<ModelVersion>();
-  version->model = kModel;
+  version->model = std::string(kModel);
   version->number = 1;
   version->signature.inputs = {{"x", DType::kFloat32, {columns}}};
   version->signature.outputs = {{"y", DType::kFloat32, {IdleReplica::kColumns}}};
@@ -72,8 +73,9 @@ void PlanBatchOfWaiting(benchmark::State& state) {
   const std::string key(24, 'k');
   const TimePoint now = Clock::Real()->Now();
   ServiceTimes times;
-  for (int64_t rows = 1; rows <= 64; rows *= 2)
+  for (int64_t rows = 1; rows <= 64; rows *= 2) {
     times.Record(rows, std::chrono::milliseconds(1), now);
+  }
   const std::vector<WaitingRequest> waiting(state.range(0),
                                             {1, key, now + std::chrono::seconds(1), false});
   for (auto _ : state) {

@@ -14,8 +14,7 @@ FEATURES = 16
 
 def main():
     parser = measuring.arguments(__doc__)
-    parser.add_argument("--pairs", type=int, default=12, help="windows of each kind")
-    parser.add_argument("--seconds", type=measuring.positive, default=2, help="length of a window")
+    measuring.add_pairs(parser, seconds=2)
     parser.add_argument("--in-flight", type=int, default=64, help="requests in flight")
     options = parser.parse_args()
     programs = measuring.Programs(options.build)

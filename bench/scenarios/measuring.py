@@ -43,6 +43,17 @@ def positive(text):
     return value
 
 
+def add_pairs(parser, seconds):
+    def several(text):
+        value = int(text)
+        if value < 2:
+            raise argparse.ArgumentTypeError(f"expected 2 or more, got {text}")
+        return value
+
+    parser.add_argument("--pairs", type=several, default=12, help="windows of each kind")
+    parser.add_argument("--seconds", type=positive, default=seconds, help="length of a window")
+
+
 class Programs:
     def __init__(self, build):
         self.server = build / "sconce"

@@ -19,9 +19,8 @@ IN_FLIGHT = 3
 class BareLibTorch:
     """LibTorch and the weights, measured on demand."""
 
-    def __init__(self, process, weights):
+    def __init__(self, process):
         self.process = process
-        self.weights = weights
         self._line()  # "ready"
 
     def _line(self):
@@ -42,13 +41,12 @@ def bare_libtorch(programs, weights, batch):
                batch, "--threads", 1]
     with measuring.process(command, measuring.SERVER_CPU, stdin=subprocess.PIPE,
                            stdout=subprocess.PIPE, text=True) as process:
-        yield BareLibTorch(process, weights)
+        yield BareLibTorch(process)
 
 
 def main():
     parser = measuring.arguments(__doc__)
-    parser.add_argument("--pairs", type=int, default=12, help="windows of each kind")
-    parser.add_argument("--seconds", type=measuring.positive, default=3, help="length of a window")
+    measuring.add_pairs(parser, seconds=3)
     options = parser.parse_args()
     programs = measuring.Programs(options.build)
     measuring.print_machine()

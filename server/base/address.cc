@@ -79,8 +79,8 @@ absl::Status CheckCanListen(const Address& address) {
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE;
   addrinfo* raw = nullptr;
-  if (const int error = getaddrinfo(address.host.c_str(), std::to_string(address.port).c_str(),
-                                    &hints, &raw)) {
+  if (const int error =
+          getaddrinfo(address.host.c_str(), std::to_string(address.port).c_str(), &hints, &raw)) {
     return fail(gai_strerror(error));
   }
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> found(raw, &freeaddrinfo);

@@ -67,14 +67,4 @@ std::string Printable(std::string_view untrusted, size_t max_chars) {
   return out;
 }
 
-bool IsUtf8(std::string_view text) {
-  while (!text.empty()) {
-    uint32_t c = 0;
-    const size_t length = DecodeUtf8(text, c);
-    if (length == 0) return false;
-    text.remove_prefix(length);
-  }
-  return true;
-}
-
 }  // namespace sconce

@@ -13,8 +13,6 @@ namespace sconce {
 // `max_chars` bytes is cut and replaced by "...". Callable from any thread.
 std::string Printable(std::string_view untrusted, size_t max_chars = 200);
 
-bool IsUtf8(std::string_view text);
-
 }  // namespace sconce
 
 #endif  // SCONCE_SERVER_BASE_PRINTABLE_H_

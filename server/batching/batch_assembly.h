@@ -8,11 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "server/batching/request.h"
 #include "server/device/replica.h"
-#include "server/registry/signature.h"
 
 namespace sconce {
 
@@ -26,11 +24,6 @@ std::vector<int64_t> BatchShape(const InferRequest& any, size_t input, int64_t r
 // REQUIRES: batch.size() is the sum of the requests' sizes.
 void AssembleInput(absl::Span<const InferRequest> requests, size_t input,
                    absl::Span<std::byte> batch);
-
-// Whether the outputs of a batch of `rows` rows are what the signature says. INTERNAL otherwise: a
-// network that gives something else would hand one request's rows to another.
-absl::Status CheckOutputs(const Signature& signature, int64_t rows,
-                          absl::Span<const HostTensor> outputs);
 
 // Rows [first, first + rows) of every output; shares the batch's memory.
 std::vector<HostTensor> SliceRows(absl::Span<const HostTensor> outputs, int64_t first,

@@ -14,8 +14,9 @@
 
 namespace sconce {
 
-// A value takes some 16 to 60 bytes, so this is also a bound of 1 to 2 GB on a hostile stream.
-inline constexpr size_t kMaxPickleValues = size_t{32} << 20;
+// Values and items of containers together. At 16 to 60 bytes each, this keeps what a hostile stream
+// can make us hold below 1 GB.
+inline constexpr size_t kMaxPickleValues = size_t{16} << 20;
 
 // `stream` must be one pickle and nothing else. Errors name the byte at which they arose.
 absl::StatusOr<PickleTree> ParsePickle(std::string stream, size_t max_values = kMaxPickleValues);

@@ -67,6 +67,13 @@ class Extractor {
     return entries;
   }
 
+  absl::Status CheckEntryCount(PickleId dict) const {
+    const size_t count = tree_.KeysAndValues(dict).size() / 2;
+    if (count <= kMaxTensorCount) return absl::OkStatus();
+    return Refused("expected at most ", kMaxTensorCount, " entries in a dict of tensors, got ",
+                   count);
+  }
+
   absl::Status RefuseRoot(PickleId root) const {
     if (rebuilder_.IsTensor(root)) {
       return Refused("expected a state_dict, got a single tensor without a name");
@@ -91,6 +98,7 @@ class Extractor {
   }
 
   absl::StatusOr<PickleId> ChooseStateDict(PickleId root) {
+    if (absl::Status moderate = CheckEntryCount(root); !moderate.ok()) return moderate;
     std::vector<std::pair<std::string_view, PickleId>> holders;
     std::set<std::string_view> keys;
     std::set<PickleId> examined;
@@ -163,13 +171,9 @@ class Extractor {
   }
 
   absl::Status AddEntries(PickleId state_dict) {
-    const std::vector<Entry> entries = Entries(state_dict);
-    if (entries.size() > kMaxTensorCount) {
-      return Refused("expected at most ", kMaxTensorCount, " entries in a state_dict, got ",
-                     entries.size());
-    }
+    if (absl::Status moderate = CheckEntryCount(state_dict); !moderate.ok()) return moderate;
     std::set<std::string_view> names;
-    for (const Entry& entry : entries) {
+    for (const Entry& entry : Entries(state_dict)) {
       const std::optional<std::string_view> name = tree_.AsString(entry.key);
       if (!name.has_value()) {
         return Refused("expected strings as keys of the state_dict, got ",

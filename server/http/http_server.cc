@@ -4,11 +4,10 @@
 
 #include <atomic>
 #include <chrono>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
 #include <utility>
-
-#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "server/base/thread.h"
@@ -28,8 +27,7 @@ void AnswerError(int code, const std::string& message, httplib::Response* respon
   // Names of models and files come from the disk: what is not UTF-8 in them is replaced.
   const nlohmann::json body = {{"error", message}};
   response->status = code;
-  response->set_content(
-      body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), kJson);
+  response->set_content(body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), kJson);
 }
 
 std::string WhyNotReady(const Registry& registry) {

@@ -112,4 +112,29 @@ absl::StatusOr<CheckedInputs> CheckInputs(const std::string& model_version,
   return checked;
 }
 
+absl::Status CheckOutputs(const Signature& signature, int64_t rows,
+                          absl::Span<const HostTensor> outputs) {
+  if (outputs.size() != signature.outputs.size()) {
+    return absl::InternalError(absl::StrCat("expected ", signature.outputs.size(),
+                                            " outputs of the network, got ", outputs.size()));
+  }
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const TensorSpec& spec = signature.outputs[i];
+    const HostTensor& output = outputs[i];
+    bool fits = output.dtype == spec.dtype && output.shape.size() == spec.dims.size() + 1 &&
+                output.shape[0] == rows;
+    int64_t elements = 1;
+    for (size_t d = 0; fits && d < output.shape.size(); ++d) {
+      elements *= output.shape[d];
+      if (d > 0) fits = spec.dims[d - 1] == -1 || spec.dims[d - 1] == output.shape[d];
+    }
+    if (!fits || elements * DTypeSize(output.dtype) != static_cast<int64_t>(output.bytes.size())) {
+      return absl::InternalError(absl::StrCat(
+          "output '", spec.name, "' of a batch of ", rows, " rows: expected ", SpecString(spec),
+          ", the network gave ", std::string(OipDatatype(output.dtype)), ShapeString(output.shape)));
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace sconce

@@ -1,5 +1,5 @@
-// What a model takes and gives: names, dtypes and dimensions, and the check of a request against
-// them. A value type; free of torch.
+// What a model takes and gives: names, dtypes and dimensions, and the checks of a request and of a
+// network's outputs against them. A value type; free of torch.
 
 #ifndef SCONCE_SERVER_REGISTRY_SIGNATURE_H_
 #define SCONCE_SERVER_REGISTRY_SIGNATURE_H_
@@ -8,9 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "server/base/dtype.h"
+#include "server/device/replica.h"
 
 namespace sconce {
 
@@ -52,6 +54,11 @@ struct CheckedInputs {
 absl::StatusOr<CheckedInputs> CheckInputs(const std::string& model_version,
                                           const Signature& signature, int64_t max_batch_rows,
                                           absl::Span<const DeclaredInput> inputs);
+
+// Whether the outputs of a batch of `rows` rows are what the signature says. INTERNAL otherwise: a
+// network that gives something else would hand one request's rows to another.
+absl::Status CheckOutputs(const Signature& signature, int64_t rows,
+                          absl::Span<const HostTensor> outputs);
 
 // "FP32[-1,3,224,224]": a spec with its batch dimension, or a declared shape.
 std::string SpecString(const TensorSpec& spec);

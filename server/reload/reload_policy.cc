@@ -112,6 +112,14 @@ std::optional<TimePoint> RecordFailure(ReloadState* state, const ReloadTimes& ti
 
 void RecordReport(ReloadState* state, const absl::Status& report) { state->told = report; }
 
+void RecordRemoved(ReloadState* state) {
+  state->seen.reset();
+  state->missing_since.reset();
+  state->live.reset();
+  state->failure.reset();
+  state->told = absl::OkStatus();
+}
+
 bool IsTransient(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kOk:

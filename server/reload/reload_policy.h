@@ -83,6 +83,8 @@ std::optional<TimePoint> RecordFailure(ReloadState* state, const ReloadTimes& ti
                                        const ModelSource& source, const absl::Status& status,
                                        TimePoint now);
 void RecordReport(ReloadState* state, const absl::Status& report);
+// Forgets all but the operator's wishes: they hold for the folder that may come back.
+void RecordRemoved(ReloadState* state);
 
 // Whether the same files may be loaded later although they failed with `status` now.
 bool IsTransient(const absl::Status& status);

@@ -15,8 +15,10 @@ namespace sconce {
 namespace {
 
 // Few, so that a start with many models does not read all of them at once; more than one, so that a
-// model that takes long, or hangs on a dead file system, holds up nobody but itself.
+// model that takes long, or hangs on a dead file system, holds up nobody but itself. The same goes
+// for publishers: a removal waits for the batch that is being computed.
 constexpr int kLoaders = 4;
+constexpr int kPublishers = 4;
 
 constexpr const char* kUnloaded = "unloaded on request; RepositoryModelLoad brings it back";
 
@@ -71,7 +73,7 @@ Reloader::Reloader(Options options, ConfigParser parse_config, VersionLoader* lo
       reaper_(reaper),
       metrics_(metrics),
       scanner_(options_.repository, std::move(parse_config)),
-      publisher_("sconce-publish", 1, ThreadPriority::kNormal),
+      publishers_("sconce-publish", kPublishers, ThreadPriority::kNormal),
       loaders_("sconce-load", kLoaders, ThreadPriority::kBackground) {}
 
 void Reloader::Start() {
@@ -88,7 +90,7 @@ void Reloader::Stop() {
   answered_.NotifyAll();
   if (watcher_ != nullptr) watcher_->Stop();
   loaders_.Stop();
-  publisher_.Stop();
+  publishers_.Stop();
 }
 
 absl::Status Reloader::Load(const std::string& model) {
@@ -218,8 +220,9 @@ void Reloader::AddModels(const RepositorySnapshot& snapshot) {
     std::shared_ptr<Model> model = registry_->Add(name);
     MutexLock lock(&mutex_);
     entry->model = std::move(model);
-    if (entry->state.unloaded)
+    if (entry->state.unloaded) {
       entry->model->SetProgress({.loading = false, .last_error = kUnloaded});
+    }
   }
   if (looked_) return;
   looked_ = true;
@@ -240,7 +243,7 @@ TimePoint Reloader::Act(const std::shared_ptr<Entry>& entry, TimePoint now,
         return TimePoint::max();
       case ReloadAction::kRemove:
         entry->busy = true;
-        publisher_.Run([this, entry] { RemoveModel(entry); });
+        publishers_.Run([this, entry] { RemoveModel(entry); });
         return TimePoint::max();
       case ReloadAction::kReport:
         Report(entry.get(), decision.report);
@@ -270,7 +273,7 @@ void Reloader::StartLoad(const std::shared_ptr<Entry>& entry) {
   entry->model->SetProgress({.loading = true, .last_error = entry->model->progress().last_error});
   loaders_.Run([this, task] {
     RunLoad(task.get());
-    publisher_.Run([this, task] { FinishLoad(task.get()); });
+    publishers_.Run([this, task] { FinishLoad(task.get()); });
   });
 }
 
@@ -406,11 +409,7 @@ void Reloader::RemoveModel(const std::shared_ptr<Entry>& entry) {
   }
   spdlog::info("model '{}': removed, its folder is gone", entry->name);
   MutexLock lock(&mutex_);
-  // Calls of Load that came meanwhile mean the folder that is back.
-  ReloadState fresh;
-  fresh.unloaded = entry->state.unloaded;
-  fresh.forced = !entry->calls.empty();
-  entry->state = std::move(fresh);
+  RecordRemoved(&entry->state);
   entry->model = nullptr;
   entry->live_config = nullptr;
   entry->busy = false;

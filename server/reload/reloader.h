@@ -3,8 +3,8 @@
 // itself is published. Whatever fails leaves the last good version serving, with the reason
 // in the log, the metrics and Model::progress.
 //
-// Each model has at most one task at a time and shares nothing with the others but the loader
-// threads: a model that is slow or broken delays no other.
+// Each model has at most one task at a time and shares nothing with the others but the threads:
+// a model that is slow or broken delays no other.
 //
 // Thread-safe. Owned by App; the only one that changes the registry's models and versions.
 
@@ -108,7 +108,7 @@ class Reloader : public RepositoryControl {
   // On a background thread: fills in what came of the task.
   void RunLoad(LoadTask* task);
 
-  // On the publisher's thread.
+  // On a publisher thread.
   void FinishLoad(LoadTask* task);
   // Why the loaded version is not to be published.
   absl::Status Check(const LoadTask& task) const;
@@ -136,7 +136,7 @@ class Reloader : public RepositoryControl {
   // Calls of Load that wait for a look that begins after them.
   std::vector<std::pair<std::string, std::shared_ptr<Call>>> new_calls_ ABSL_GUARDED_BY(mutex_);
 
-  TaskThreads publisher_;
+  TaskThreads publishers_;
   TaskThreads loaders_;
   // Set by Start; outlives the tasks.
   std::unique_ptr<Watcher> watcher_;

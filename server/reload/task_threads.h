@@ -1,8 +1,9 @@
 // TaskThreads: a few threads that run tasks in the order in which they came.
 //
-// Thread-safe. The reloader has two: background threads that load, and a thread of normal priority
-// that publishes. The latter touches the locks that requests take, and a background thread that is
-// put aside while it holds such a lock would keep requests waiting.
+// Thread-safe. The reloader has two of them: background threads that load, and threads of normal
+// priority that publish and remove. These touch the locks that requests take, and a background
+// thread that is put aside while it holds such a lock would keep requests waiting; threads that
+// observers start would inherit its priority, too.
 
 #ifndef SCONCE_SERVER_RELOAD_TASK_THREADS_H_
 #define SCONCE_SERVER_RELOAD_TASK_THREADS_H_

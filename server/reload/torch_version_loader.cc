@@ -11,7 +11,6 @@
 #include "models/catalog.h"
 #include "models/net.h"
 #include "server/base/printable.h"
-#include "server/batching/batch_assembly.h"
 #include "server/checkpoint/checkpoint.h"
 #include "server/device/torch_replica.h"
 #include "server/weights/load_state_dict.h"
@@ -131,21 +130,24 @@ absl::StatusOr<std::vector<c10::Device>> TorchVersionLoader::DevicesFor(
     const ModelConfig& config) const {
   std::vector<c10::Device> devices;
   for (const std::string& wanted : config.instances.devices) {
-    const auto it = std::find_if(devices_.begin(), devices_.end(), [&](c10::Device device) {
-      return device.str() == wanted;
-    });
-    if (it != devices_.end()) {
-      devices.push_back(*it);
-    } else if (wanted == "cpu") {
-      devices.emplace_back(c10::DeviceType::CPU);
-    } else {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "config.pbtxt: instance_group: there is no device '", Printable(wanted),
-          "', this server has ",
-          absl::StrJoin(devices_, ", ", [](std::string* out, c10::Device device) {
-            absl::StrAppend(out, device.str());
-          })));
+    const size_t before = devices.size();
+    for (const c10::Device device : devices_) {
+      // "cuda" is every GPU of this server.
+      if (device.str() == wanted || (device.is_cuda() && wanted == "cuda")) {
+        devices.push_back(device);
+      }
     }
+    if (devices.size() > before) continue;
+    if (wanted == "cpu") {
+      devices.emplace_back(c10::DeviceType::CPU);
+      continue;
+    }
+    return absl::InvalidArgumentError(absl::StrCat(
+        "config.pbtxt: instance_group: there is no device '", Printable(wanted),
+        "', this server has ",
+        absl::StrJoin(devices_, ", ", [](std::string* out, c10::Device device) {
+          absl::StrAppend(out, device.str());
+        })));
   }
   return devices.empty() ? devices_ : devices;
 }

@@ -1,4 +1,5 @@
-// Typed tensor contents: the elements of an InferTensorContents message to and from row-major bytes.
+// Typed tensor contents: the elements of an InferTensorContents message to and from row-major
+// bytes.
 //
 // Pure functions, callable from any thread. What comes from a client is hostile: memory is taken
 // only for elements that are there.

@@ -23,8 +23,8 @@ absl::Status TooMany(const char* what) {
 }
 
 absl::Status HeaderTooLarge() {
-  return absl::InvalidArgumentError(absl::StrCat(
-      "the request has more than ", kMaxHeaderBytes, " bytes of names, shapes and parameters"));
+  return absl::InvalidArgumentError(absl::StrCat("the request has more than ", kMaxHeaderBytes,
+                                                 " bytes of names, shapes and parameters"));
 }
 
 // Moves one InferInputTensor to `header`, all but its contents.

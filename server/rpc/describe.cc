@@ -134,8 +134,7 @@ inference::ModelConfig DescribeConfig(const ModelVersion& version) {
       version.weights_path.substr(version.weights_path.find_last_of('/') + 1));
   inference::ModelQueuePolicy* queue =
       config.mutable_dynamic_batching()->mutable_default_queue_policy();
-  queue->set_default_timeout_microseconds(
-      Clamped<int64_t>(version.config.default_timeout.count()));
+  queue->set_default_timeout_microseconds(Clamped<int64_t>(version.config.default_timeout.count()));
   queue->set_allow_timeout_override(true);
   queue->set_max_queue_size(Clamped<uint32_t>(version.config.max_queue_size));
   (*config.mutable_parameters())["architecture"].set_string_value(version.architecture);
@@ -148,9 +147,10 @@ inference::ModelStatistics DescribeStatistics(const std::string& model, int64_t 
   inference::ModelStatistics statistics;
   statistics.set_name(model);
   statistics.set_version(absl::StrCat(number));
-  statistics.set_last_inference(static_cast<uint64_t>(
-      std::chrono::duration_cast<std::chrono::milliseconds>(counts.last_inference.time_since_epoch())
-          .count()));
+  statistics.set_last_inference(
+      static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(
+                                counts.last_inference.time_since_epoch())
+                                .count()));
   statistics.set_inference_count(counts.inference_count);
   statistics.set_execution_count(counts.execution_count);
   inference::InferStatistics* sums = statistics.mutable_inference_stats();

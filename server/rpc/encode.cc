@@ -1,10 +1,10 @@
 #include "server/rpc/encode.h"
 
+#include <grpcpp/support/slice.h>
+
 #include <algorithm>
 #include <memory>
 #include <utility>
-
-#include <grpcpp/support/slice.h>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"

@@ -6,10 +6,10 @@
 #ifndef SCONCE_SERVER_RPC_ENCODE_H_
 #define SCONCE_SERVER_RPC_ENCODE_H_
 
+#include <grpcpp/support/byte_buffer.h>
+
 #include <string>
 #include <vector>
-
-#include <grpcpp/support/byte_buffer.h>
 
 #include "absl/status/statusor.h"
 #include "server/batching/request.h"

@@ -1,12 +1,5 @@
 #include "server/rpc/grpc_server.h"
 
-#include <algorithm>
-#include <chrono>
-#include <map>
-#include <thread>
-#include <utility>
-#include <vector>
-
 #include <google/protobuf/stubs/logging.h>
 #include <grpc/grpc.h>
 #include <grpc/support/log.h>
@@ -18,6 +11,13 @@
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 #include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <thread>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/base/printable.h"

@@ -1,10 +1,10 @@
 #include "server/rpc/infer_call.h"
 
+#include <grpcpp/support/slice.h>
+
 #include <chrono>
 #include <utility>
 #include <vector>
-
-#include <grpcpp/support/slice.h>
 
 #include "absl/strings/str_cat.h"
 #include "server/rpc/lookup.h"
@@ -25,7 +25,7 @@ struct Wire {
 absl::StatusOr<std::shared_ptr<Wire>> TakeSlices(grpc::ByteBuffer* buffer) {
   auto wire = std::make_shared<Wire>();
   if (!buffer->Dump(&wire->slices).ok()) {
-    return absl::InvalidArgumentError("malformed ModelInferRequest: it cannot be decompressed");
+    return absl::InvalidArgumentError("malformed ModelInferRequest: its bytes cannot be read");
   }
   buffer->Clear();
   for (const grpc::Slice& slice : wire->slices) {
@@ -102,8 +102,8 @@ absl::Status InferCall::Submit() {
   if (!wanted.ok()) return wanted.status();
   auto version = PinVersion(*model_, *wanted);
   if (!version.ok()) return version.status();
-  auto prepared = PrepareInfer(*std::move(decoded), *std::move(wire), *std::move(version), arrival_,
-                               deadline_);
+  auto prepared =
+      PrepareInfer(*std::move(decoded), *std::move(wire), *std::move(version), arrival_, deadline_);
   if (!prepared.ok()) return prepared.status();
   const std::shared_ptr<Batcher> batcher = server_->batchers->Find(model_->name());
   if (batcher == nullptr) {
@@ -150,8 +150,8 @@ void InferCall::OnDone() {
     unanswered = std::exchange(answering_->call, nullptr) != nullptr;
   }
   if (!unanswered) return DeleteIfOver();
-  const bool late = deadline_ != TimePoint::max() &&
-                    server_->clock->Now() + kDeadlineSlack >= deadline_;
+  const bool late =
+      deadline_ != TimePoint::max() && server_->clock->Now() + kDeadlineSlack >= deadline_;
   Count(late ? absl::StatusCode::kDeadlineExceeded : absl::StatusCode::kCancelled);
   delete this;
 }

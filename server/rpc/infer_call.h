@@ -11,14 +11,14 @@
 #ifndef SCONCE_SERVER_RPC_INFER_CALL_H_
 #define SCONCE_SERVER_RPC_INFER_CALL_H_
 
-#include <atomic>
-#include <cstdint>
-#include <memory>
-
 #include <grpcpp/completion_queue.h>
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/async_unary_call.h>
 #include <grpcpp/support/byte_buffer.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
 
 #include "absl/status/status.h"
 #include "server/base/clock.h"

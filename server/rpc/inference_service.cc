@@ -117,8 +117,8 @@ grpc::Status InferenceService::ModelStatistics(grpc::ServerContext*,
     // The model may have gone since; then it has no statistics either.
     const auto model = FindModel(*registry_, request->name());
     if (!model.ok()) return ToGrpcStatus(model.status());
-    *response->add_model_stats() = DescribeStatistics(
-        (*model)->name(), (*version)->number, (*model)->statistics().Snapshot());
+    *response->add_model_stats() =
+        DescribeStatistics((*model)->name(), (*version)->number, (*model)->statistics().Snapshot());
     return grpc::Status::OK;
   }
   if (!request->version().empty()) {

@@ -27,16 +27,14 @@ absl::StatusOr<int64_t> ParseVersion(const std::string& version) {
   return number;
 }
 
-absl::StatusOr<std::shared_ptr<const ModelVersion>> PinVersion(const Model& model,
-                                                               int64_t wanted) {
+absl::StatusOr<std::shared_ptr<const ModelVersion>> PinVersion(const Model& model, int64_t wanted) {
   std::shared_ptr<const ModelVersion> version = model.Pin();
   if (version == nullptr) {
     const Model::Progress progress = model.progress();
-    return absl::UnavailableError(absl::StrCat(
-        "model '", model.name(), "' is not ready: ",
-        !progress.last_error.empty() ? progress.last_error
-        : progress.loading           ? "it is being loaded"
-                                     : "it is not loaded"));
+    return absl::UnavailableError(absl::StrCat("model '", model.name(), "' is not ready: ",
+                                               !progress.last_error.empty() ? progress.last_error
+                                               : progress.loading           ? "it is being loaded"
+                                                                            : "it is not loaded"));
   }
   if (wanted != 0 && wanted != version->number) {
     return absl::NotFoundError(absl::StrCat("model '", model.name(), "' has no version ", wanted,

@@ -53,9 +53,8 @@ absl::Status CheckTensorParameters(const char* kind, const std::string& tensor,
           kind, " '", Printable(tensor), "': the classification extension is not supported"));
     }
     if (absl::StartsWith(name, "triton_")) {
-      return absl::InvalidArgumentError(absl::StrCat(kind, " '", Printable(tensor),
-                                                     "': unknown reserved parameter '",
-                                                     Printable(name), "'"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          kind, " '", Printable(tensor), "': unknown reserved parameter '", Printable(name), "'"));
     }
   }
   return absl::OkStatus();

@@ -33,9 +33,9 @@ absl::Status CheckRaw(const std::string& label, const DecodedInfer& decoded,
     const int64_t expected = request.checked.size_bytes[i];
     const int64_t got = SizeOf(decoded.raw[at]);
     if (got != expected) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          label, ": input '", signature.inputs[i].name, "' expects ", expected, " bytes for ",
-          DeclaredString(request.declared[at]), ", got ", got));
+      return absl::InvalidArgumentError(
+          absl::StrCat(label, ": input '", signature.inputs[i].name, "' expects ", expected,
+                       " bytes for ", DeclaredString(request.declared[at]), ", got ", got));
     }
   }
   return absl::OkStatus();
@@ -56,10 +56,9 @@ absl::Status ConvertContents(const std::string& label, const DecodedInfer& decod
           absl::StrCat(label, ": input '", spec.name,
                        "' has no data: expected raw_input_contents, or contents in every input"));
     }
-    auto bytes =
-        DecodeContents(decoded.contents[at].value_or(unset), spec.dtype, count,
-                       absl::StrCat(label, ": input '", spec.name, "' of ",
-                                    DeclaredString(request->declared[at])));
+    auto bytes = DecodeContents(decoded.contents[at].value_or(unset), spec.dtype, count,
+                                absl::StrCat(label, ": input '", spec.name, "' of ",
+                                             DeclaredString(request->declared[at])));
     if (!bytes.ok()) return bytes.status();
     converted->push_back(*std::move(bytes));
     request->bytes[at].pieces.emplace_back(converted->back());
@@ -85,8 +84,8 @@ absl::StatusOr<PreparedInfer> PrepareInfer(DecodedInfer decoded, std::shared_ptr
                                 std::move(*input.mutable_datatype()),
                                 {input.shape().begin(), input.shape().end()}});
   }
-  auto checked = CheckInputs(label, version->signature, version->config.max_batch_size,
-                             request.declared);
+  auto checked =
+      CheckInputs(label, version->signature, version->config.max_batch_size, request.declared);
   if (!checked.ok()) return checked.status();
   request.checked = *std::move(checked);
 
@@ -101,8 +100,8 @@ absl::StatusOr<PreparedInfer> PrepareInfer(DecodedInfer decoded, std::shared_ptr
     }
     if (decoded.raw.size() != request.declared.size()) {
       return absl::InvalidArgumentError(
-          absl::StrCat(label, ": expected raw_input_contents for each of ",
-                       request.declared.size(), " inputs, got ", decoded.raw.size()));
+          absl::StrCat(label, ": expected raw_input_contents for each of ", request.declared.size(),
+                       " inputs, got ", decoded.raw.size()));
     }
     absl::Status sizes = CheckRaw(label, decoded, version->signature, request);
     if (!sizes.ok()) return sizes;

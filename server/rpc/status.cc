@@ -3,6 +3,7 @@
 #include <cstddef>
 
 #include "server/base/printable.h"
+#include "server/base/utf8.h"
 
 namespace sconce {
 namespace {

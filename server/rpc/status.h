@@ -3,10 +3,10 @@
 #ifndef SCONCE_SERVER_RPC_STATUS_H_
 #define SCONCE_SERVER_RPC_STATUS_H_
 
+#include <grpcpp/support/status.h>
+
 #include <string>
 #include <string_view>
-
-#include <grpcpp/support/status.h>
 
 #include "absl/status/status.h"
 

@@ -19,7 +19,7 @@ IMAGE = (3, 224, 224)
 # End ---------------------------------------------------------------------------------------------
 
 
-def start_long_work(server, calls=4, rows=24):
+def start_long_work(server, calls=4, rows=8):
     """Requests that take the server seconds; returns when they are in flight."""
     images = np.zeros((rows, *IMAGE), np.float32)
     work = [server.stub.ModelInfer.future(request("resnet18", images)) for _ in range(calls)]

@@ -34,6 +34,8 @@ def server(shared_repository, nets):
     """One server for the tests that change nothing."""
     for name, net in nets.items():
         checkpoints.save(net, checkpoints.place(shared_repository, name))
+    # So that what is queued behind a few requests waits for several batches.
+    (shared_repository / "resnet18" / "config.pbtxt").write_text("max_batch_size: 8\n")
     server = Server(shared_repository)
     yield server
     problem = server.finish()
@@ -358,7 +360,7 @@ def test_refusals_do_not_disturb_others(server, client, nets):
 # Deadlines and cancellation ----------------------------------------------------------------------
 
 
-def busy(server, calls=4, rows=8):
+def busy(server, calls=6, rows=8):
     """Keeps the executor of resnet18 at work for a second or two."""
     images = np.zeros((rows, *IMAGE), np.float32)
     return [server.stub.ModelInfer.future(request("resnet18", images)) for _ in range(calls)]

@@ -60,5 +60,21 @@ TEST(SignatureTest, HostileShapesAreRefused) {
   EXPECT_EQ(ErrorOf(kTwo, std::vector<DeclaredInput>(1000)), "m/7: expected 2 inputs, got 1000");
 }
 
+TEST(SignatureTest, OutputsThatAreNotTheSignaturesAreAnInternalError) {
+  const Signature signature = {{}, {{"y", DType::kFloat32, {-1, 2}}}};
+  std::vector<std::byte> memory(48);
+  HostTensor output{DType::kFloat32, {2, 3, 2}, absl::MakeSpan(memory), nullptr};
+  EXPECT_TRUE(CheckOutputs(signature, 2, {&output, 1}).ok());
+  EXPECT_EQ(CheckOutputs(signature, 3, {&output, 1}).message(),
+            "output 'y' of a batch of 3 rows: expected FP32[-1,-1,2], the network gave "
+            "FP32[2,3,2]");
+  EXPECT_FALSE(CheckOutputs(signature, 2, {}).ok());
+  output.dtype = DType::kFloat64;
+  EXPECT_FALSE(CheckOutputs(signature, 2, {&output, 1}).ok());
+  output.dtype = DType::kFloat32;
+  output.bytes = output.bytes.subspan(0, 40);
+  EXPECT_FALSE(CheckOutputs(signature, 2, {&output, 1}).ok());
+}
+
 }  // namespace
 }  // namespace sconce

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -105,6 +106,8 @@ struct Case {
   absl::Status report;
 };
 
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+
 const std::vector<Case>& Cases() {
   static const auto* const cases = new std::vector<Case>{
       {"NothingSeenYet", [](Script&) {}, ReloadAction::kNothing, {}, {}},
@@ -166,6 +169,11 @@ const std::vector<Case>& Cases() {
          s.Settled(seen);
        },
        ReloadAction::kLoad,
+       {},
+       {}},
+      {"SuccessSettlesAnEarlierFailure",
+       [](Script& s) { s.Settled(Holding(1)).Failed(Bad()).Settled(Holding(2)).Loaded(); },
+       ReloadAction::kNothing,
        {},
        {}},
       {"TransientFailureWaits",

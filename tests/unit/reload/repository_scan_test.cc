@@ -3,7 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <filesystem>
@@ -243,13 +242,10 @@ TEST_F(RepositoryScanTest, RepositoryThatCannotBeReadSaysNothingOfItsModels) {
 }
 
 TEST_F(RepositoryScanTest, UnreadableModelFolderIsThatModelsTrouble) {
-  if (geteuid() == 0) GTEST_SKIP() << "root reads everything";
-  dir_.Write("m/model.pth", "w");
+  dir_.Link("m", "m");  // leads round in a circle, for root too
   dir_.Write("other/model.pth", "w");
-  chmod(dir_.Path("m").c_str(), 0);
-  EXPECT_EQ(ScanModel().status.code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(ScanModel().status.code(), absl::StatusCode::kUnavailable);
   EXPECT_TRUE(ScanModel("other").status.ok());
-  chmod(dir_.Path("m").c_str(), 0700);
 }
 
 }  // namespace

@@ -21,10 +21,9 @@ TEST(AddressTest, WritesWhatItReads) {
 }
 
 TEST(AddressTest, RefusesWithTheTextAndAnExample) {
-  for (const char* text :
-       {"", "8001", "host", ":8001", "host:", "host:x", "host:-1", "host:+1", "host: 1",
-        "host:65536", "host:123456", "::1:80", "[::1:80", "::1]:80", "[host]:80", "[]:80",
-        "a b:80", "host/x:80", "a\nb:80"}) {
+  for (const char* text : {"", "8001", "host", ":8001", "host:", "host:x", "host:-1", "host:+1",
+                           "host: 1", "host:65536", "host:123456", "::1:80", "[::1:80", "::1]:80",
+                           "[host]:80", "[]:80", "a b:80", "host/x:80", "a\nb:80"}) {
     const auto address = ParseAddress(text);
     ASSERT_FALSE(address.ok()) << text;
     EXPECT_EQ(address.status().code(), absl::StatusCode::kInvalidArgument);

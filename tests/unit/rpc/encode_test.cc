@@ -1,5 +1,6 @@
 #include "server/rpc/encode.h"
 
+#include <grpcpp/support/slice.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -7,8 +8,6 @@
 #include <string>
 #include <utility>
 #include <vector>
-
-#include <grpcpp/support/slice.h>
 
 #include "proto/open_inference.pb.h"
 
@@ -78,7 +77,8 @@ TEST(EncodeTest, OutputsComeInTheOrderAskedFor) {
       Version({{"a", DType::kInt32, {1}}, {"b", DType::kInt32, {1}}, {"c", DType::kInt32, {1}}}),
       {Tensor<int32_t>(DType::kInt32, {1, 1}, {1}), Tensor<int32_t>(DType::kInt32, {1, 1}, {2}),
        Tensor<int32_t>(DType::kInt32, {1, 1}, {3})}};
-  const auto parsed = Parsed(EncodeInfer(response, {.id = "", .outputs = {"c", "a"}, .raw = false}));
+  const auto parsed =
+      Parsed(EncodeInfer(response, {.id = "", .outputs = {"c", "a"}, .raw = false}));
   ASSERT_EQ(parsed.outputs_size(), 2);
   EXPECT_EQ(parsed.outputs(0).name(), "c");
   EXPECT_EQ(parsed.outputs(0).contents().int_contents(0), 3);
@@ -129,8 +129,12 @@ TEST(EncodeTest, LargeOutputsAreNotCopiedAndOutliveTheResponse) {
 
 TEST(EncodeTest, TypedContentsGoInTheFieldOfTheirDatatype) {
   const InferResponse response{
-      Version({{"b", DType::kBool, {1}}, {"i", DType::kInt8, {1}}, {"l", DType::kInt64, {1}},
-               {"u", DType::kUInt16, {1}}, {"v", DType::kUInt64, {1}}, {"d", DType::kFloat64, {1}}}),
+      Version({{"b", DType::kBool, {1}},
+               {"i", DType::kInt8, {1}},
+               {"l", DType::kInt64, {1}},
+               {"u", DType::kUInt16, {1}},
+               {"v", DType::kUInt64, {1}},
+               {"d", DType::kFloat64, {1}}}),
       {Tensor<uint8_t>(DType::kBool, {1, 1}, {1}), Tensor<int8_t>(DType::kInt8, {1, 1}, {-5}),
        Tensor<int64_t>(DType::kInt64, {1, 1}, {-6}), Tensor<uint16_t>(DType::kUInt16, {1, 1}, {7}),
        Tensor<uint64_t>(DType::kUInt64, {1, 1}, {8}),
@@ -146,10 +150,9 @@ TEST(EncodeTest, TypedContentsGoInTheFieldOfTheirDatatype) {
 }
 
 TEST(EncodeTest, HalfPrecisionMakesTheAnswerRaw) {
-  const InferResponse response{
-      Version({{"h", DType::kFloat16, {1}}, {"f", DType::kFloat32, {1}}}),
-      {Tensor<uint16_t>(DType::kFloat16, {1, 1}, {0x3c00}),
-       Tensor<float>(DType::kFloat32, {1, 1}, {1})}};
+  const InferResponse response{Version({{"h", DType::kFloat16, {1}}, {"f", DType::kFloat32, {1}}}),
+                               {Tensor<uint16_t>(DType::kFloat16, {1, 1}, {0x3c00}),
+                                Tensor<float>(DType::kFloat32, {1, 1}, {1})}};
   const auto parsed = Parsed(EncodeInfer(response, {.id = "", .outputs = {}, .raw = false}));
   EXPECT_EQ(parsed.raw_output_contents_size(), 2);
   EXPECT_FALSE(parsed.outputs(1).has_contents());

@@ -198,8 +198,9 @@ TEST_F(PrepareTest, ReservedParametersThatAreUnknownAreRefused) {
 
 TEST_F(PrepareTest, ParametersOfTheWrongTypeAreRefused) {
   Parameter("timeout").set_string_param("5");
-  EXPECT_EQ(Refused(), "net/7: parameter 'timeout' expects a number of microseconds, got something "
-                       "else");
+  EXPECT_EQ(Refused(),
+            "net/7: parameter 'timeout' expects a number of microseconds, got something "
+            "else");
   Parameter("timeout").set_int64_param(-1);
   Refused();
 }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "server/base/printable.h"
+#include "server/base/utf8.h"
 
 namespace sconce {
 namespace {
@@ -35,9 +36,7 @@ TEST(StatusTest, CutsBetweenCharacters) {
   EXPECT_TRUE(IsUtf8(cut));
 }
 
-TEST(StatusTest, EscapesWhatIsNotUtf8) {
-  EXPECT_EQ(MessageForWire("a\xff\xfe"), "a\\xff\\xfe");
-}
+TEST(StatusTest, EscapesWhatIsNotUtf8) { EXPECT_EQ(MessageForWire("a\xff\xfe"), "a\\xff\\xfe"); }
 
 }  // namespace
 }  // namespace sconce
