@@ -336,10 +336,11 @@ void Reloader::FinishLoad(LoadTask* task) {
     if (Publish(*task, version)) {
       metrics_->ForModel(name)->ObserveLoadPhase(LoadPhase::kPublish,
                                                  ToSeconds(Clock::Real()->Now() - start));
-      spdlog::info("model '{}': version {} serves {} (weights {}, {}, {}{}{})", name,
+      spdlog::info("model '{}': version {} serves {} (weights {}, {}, {}{}{}{}{})", name,
                    version->number, Printable(version->architecture), version->weights_id,
                    FileNameOf(task->source), Megabytes(version->weights_bytes),
-                   task->phases.empty() ? "" : "; ", task->phases);
+                   task->phases.empty() ? "" : "; ", task->phases,
+                   version->provenance.empty() ? "" : "; ", version->provenance);
     } else {
       result = absl::AbortedError("the model was unloaded, or the server stopped, meanwhile");
     }

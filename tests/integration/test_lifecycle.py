@@ -229,6 +229,15 @@ def test_the_log_tells_of_the_swap(serve, repository):
     assert first.weights_id in server.log()
 
 
+def test_the_log_tells_what_was_made_of_the_file(serve, repository):
+    state = {f"module.{name}": tensor for name, tensor in checkpoints.mlp().state_dict().items()}
+    save({"epoch": 3, "model_state_dict": state}, place(repository, "m"))
+    server = serve()
+    wait_until(lambda: "version 1 serves" in server.log(), "the log line")
+    for words in ("model_state_dict", "'module.' stripped", "relu is assumed"):
+        assert words in server.log()
+
+
 # Isolation ---------------------------------------------------------------------------------------
 
 
