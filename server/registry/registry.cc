@@ -59,7 +59,13 @@ void Registry::Publish(const std::shared_ptr<Model>& model,
 
 void Registry::Retire(const std::shared_ptr<Model>& model) {
   model->Retire();
+  {
+    // Whoever unloads a model does not want it any more.
+    MutexLock lock(&mutex_);
+    awaited_.erase(model->name());
+  }
   for (RegistryObserver* observer : observers_) observer->OnModelChanged(model);
+  UpdateReady();
 }
 
 bool Registry::Ready() const {

@@ -29,11 +29,6 @@ constexpr size_t kMaxNamed = 5;
 
 bool IsHidden(absl::string_view name) { return absl::StartsWith(name, "."); }
 
-bool IsTemporary(absl::string_view name) {
-  const std::string lower = absl::AsciiStrToLower(name);
-  return absl::EndsWith(lower, ".tmp") || absl::EndsWith(lower, ".part");
-}
-
 bool HasWeightsExtension(absl::string_view name) {
   const std::string lower = absl::AsciiStrToLower(name);
   return std::any_of(kWeightsExtensions.begin(), kWeightsExtensions.end(),
@@ -95,7 +90,7 @@ absl::StatusOr<std::string> ChooseWeights(const std::vector<std::string>& entrie
   std::vector<std::string> candidates;
   std::vector<std::string> numbered;
   for (const std::string& name : entries) {
-    if (IsHidden(name) || IsTemporary(name)) continue;
+    if (IsHidden(name)) continue;
     std::error_code error;
     const bool is_folder = fs::is_directory(folder + "/" + name, error);
     if (is_folder && IsNumber(name)) numbered.push_back(name);
@@ -173,7 +168,7 @@ absl::StatusOr<RepositorySnapshot> RepositoryScanner::Scan() {
     std::error_code error;
     const fs::file_status status = fs::status(folder, error);
     if (fs::exists(status) && !fs::is_directory(status)) {
-      if (HasWeightsExtension(name) && !IsTemporary(name)) {
+      if (HasWeightsExtension(name)) {
         snapshot.ignored[name] =
             "a weights file belongs into a folder with the model's name, not into the repository";
       }

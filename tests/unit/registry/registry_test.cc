@@ -109,6 +109,14 @@ TEST_F(RegistryTest, ABrokenFirstModelThatIsRemovedIsNotWaitedFor) {
   EXPECT_EQ(registry_.Find("broken"), nullptr);
 }
 
+TEST_F(RegistryTest, AFirstModelThatIsUnloadedBeforeItServedIsNotWaitedFor) {
+  const auto model = registry_.Add("broken");
+  registry_.SetInitialModels({"broken"});
+  EXPECT_FALSE(registry_.Ready());
+  registry_.Retire(model);
+  EXPECT_TRUE(registry_.Ready());
+}
+
 TEST_F(RegistryTest, ShutdownIsForGood) {
   Recorder recorder;
   registry_.AddObserver(&recorder);
