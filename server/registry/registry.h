@@ -48,7 +48,7 @@ class Registry {
   void Retire(const std::shared_ptr<Model>& model);
 
   // The server is ready once every model of the first look at the repository has been able to
-  // serve, and until BeginShutdown. A version that loads or failed, and a model that is added
+  // serve, or was removed or retired, and until BeginShutdown. A version that loads or failed, and a model that is added
   // later, do not change that: a restart would not help and would take good models out of service.
   bool Ready() const;
   // The models found by the first look; from here on readiness is decided.
