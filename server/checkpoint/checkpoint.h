@@ -1,6 +1,7 @@
-// Checkpoint: a weights file on disk, described without running anything in it.
+// Checkpoint: weights on disk, in a file or in a folder of files, described without running
+// anything in them.
 //
-// OpenCheckpoint finds out from the content (never from the name) which container the file is,
+// OpenCheckpoint finds out from the content (never from the name) which container a file is,
 // checks its structure, and returns the tensors' descriptions; no weight is read until ReadInto.
 // What is allocated while opening is proportional to the file's metadata, never to a number that
 // the file merely claims.
@@ -31,11 +32,21 @@ namespace sconce {
 
 struct TensorDescriptor;
 
-// A run of bytes in the file that one or several tensors are views of.
+// One of the files that the tensors' bytes lie in.
+struct CheckpointFile {
+  std::string path;
+  FileFingerprint fingerprint;
+};
+
+// A run of bytes that one or several tensors are views of.
 struct StorageDescriptor {
   std::string member;  // where in the file: "archive/data/0", or "data" in safetensors
+  int32_t file = 0;    // index into Checkpoint::files()
   int64_t file_offset = 0;
   int64_t size_bytes = 0;
+  // Where the file has the values in an encoding of its own (integers of variable length): their
+  // bytes, decoded when the file was opened. Null for all others.
+  std::shared_ptr<const std::string> decoded = nullptr;
 };
 
 // How the integers of a quantised tensor map to real numbers.
@@ -52,18 +63,48 @@ struct Quantizer {
   int64_t axis = 0;
 };
 
-// A named view of a storage. Tied weights have the same storage index (and offset and strides).
+// A sparse tensor is kept as the dense tensors that describe it, each to be read with ReadInto.
+// Layouts as torch.sparse defines them.
+struct SparseParts {
+  enum class Layout { kCoo, kCsr, kCsc, kBsr, kBsc };
+
+  Layout layout = Layout::kCoo;
+  bool coalesced = false;  // kCoo only
+  // kCoo: int64 [sparse dimensions, specified elements]. Else the plain indices.
+  std::shared_ptr<const TensorDescriptor> indices;
+  std::shared_ptr<const TensorDescriptor> compressed_indices;  // null for kCoo
+  std::shared_ptr<const TensorDescriptor> values;
+};
+
+// A block of a tensor that was saved in several pieces, as distributed checkpoints are.
+struct TensorChunk {
+  std::vector<int64_t> position;  // of its first element in the tensor
+  std::vector<int64_t> shape;
+  std::vector<int64_t> strides;  // in the storage, in elements
+  int64_t offset = 0;            // in elements
+  int32_t storage = 0;
+};
+
+inline constexpr int32_t kNoStorage = -1;
+
+// A named view of a storage. Tied weights have the same storage index (and offset and strides), or
+// the same `chunks`, or the same parts in `sparse`.
 struct TensorDescriptor {
   std::string name;
   DType dtype = DType::kFloat32;
   std::vector<int64_t> shape;
   std::vector<int64_t> strides;  // in elements, one per dimension, never negative
   int64_t offset = 0;            // in elements: the first element's place in the storage
-  int32_t storage = 0;           // index into Checkpoint::storages()
+  // Index into Checkpoint::storages(); kNoStorage for a tensor in chunks and for a sparse one, whose
+  // strides are those of the contiguous tensor and whose offset is 0.
+  int32_t storage = 0;
   bool conjugate = false;        // stored bytes are the conjugate; ReadInto resolves it
   bool negative = false;         // stored bytes are the negative; ReadInto resolves it
   bool is_parameter = false;     // saved as torch.nn.Parameter
   std::optional<Quantizer> quantizer;
+  std::optional<SparseParts> sparse;
+  // Disjoint, and together the whole tensor; null for a tensor that lies in one storage.
+  std::shared_ptr<const std::vector<TensorChunk>> chunks = nullptr;
 
   int64_t num_elements() const;
   // Bytes of the tensor laid out contiguously, which is what ReadInto writes.
@@ -76,10 +117,18 @@ struct NonTensorEntry {
   std::string type_name;  // "int", "dict", "numpy.dtype", ...; fit to print
 };
 
-// A scalar that lies beside the weights, such as an epoch; both parts fit to print.
+// Something that lies beside the weights, such as an epoch or an optimizer's state. The name is its
+// path in what was saved ("optimizer.param_groups[0].lr"); both parts fit to print.
 struct MetadataEntry {
   std::string name;
   std::string value;
+};
+
+// A module of a model that was saved whole. All parts fit to print.
+struct ModuleEntry {
+  std::string path;        // "" for the model itself, "layer1.0.conv1"
+  std::string class_name;  // "torch.nn.modules.conv.Conv2d"
+  std::vector<MetadataEntry> attributes;  // its hyper-parameters, such as kernel_size
 };
 
 struct CheckpointOptions {
@@ -93,7 +142,8 @@ struct CheckpointOptions {
 // Everything that is known of a file once it is open.
 struct CheckpointListing {
   std::string path;
-  FileFingerprint fingerprint;
+  std::vector<CheckpointFile> files;
+  std::string producer;
   std::vector<TensorDescriptor> tensors;
   std::vector<StorageDescriptor> storages;
   std::string wrapper;
@@ -101,10 +151,11 @@ struct CheckpointListing {
   std::map<std::string, int64_t, std::less<>> module_versions;
   std::vector<NonTensorEntry> non_tensors;
   std::vector<MetadataEntry> metadata;
+  std::vector<ModuleEntry> modules;
 };
 
-// Immutable after OpenCheckpoint; thread-safe. Holds the file open, so that all reads see one file
-// even if the path is replaced meanwhile.
+// Immutable after OpenCheckpoint; thread-safe. Holds its files open, so that all reads see the same
+// ones even if their paths are replaced meanwhile.
 class Checkpoint {
  public:
   virtual ~Checkpoint() = default;
@@ -114,8 +165,13 @@ class Checkpoint {
   // The container, for messages: "torch.save zip", "safetensors".
   virtual const char* format() const = 0;
 
+  // What OpenCheckpoint was given.
   const std::string& path() const { return listing_.path; }
-  const FileFingerprint& fingerprint() const { return listing_.fingerprint; }
+  // The files that hold tensors' bytes, and those that say where they lie.
+  const std::vector<CheckpointFile>& files() const { return listing_.files; }
+
+  // What wrote the file, as far as it tells: "PyTorch 1.6 or later". "" where nothing is known.
+  const std::string& producer() const { return listing_.producer; }
 
   // In the file's order, under the names the file uses (prefixes are not touched). Names are unique
   // and valid UTF-8.
@@ -135,17 +191,27 @@ class Checkpoint {
   // Entries of the state_dict that are neither tensors, nor None, nor a module's extra state.
   const std::vector<NonTensorEntry>& non_tensors() const { return listing_.non_tensors; }
 
-  // Scalars beside the weights: epoch, loss, safetensors' __metadata__. Inert text for display.
+  // What lies beside the weights: epoch, loss, training state, safetensors' __metadata__. Inert text
+  // for display.
   const std::vector<MetadataEntry>& metadata() const { return listing_.metadata; }
 
-  // Writes the tensor to `destination`: contiguous, row-major, in this machine's byte order,
-  // conjugation and negation resolved. Uses bounded memory beside the destination.
-  // REQUIRES: `tensor` is from this checkpoint, destination.size() == tensor.size_bytes().
-  virtual absl::Status ReadInto(const TensorDescriptor& tensor,
-                                absl::Span<std::byte> destination) const = 0;
+  // The modules of a model that was saved whole, parents before children; else empty.
+  const std::vector<ModuleEntry>& modules() const { return listing_.modules; }
 
-  // To be called after the last ReadInto: Aborted if the file was changed since it was opened, in
-  // which case what was read may be of two files.
+  // Writes the tensor to `destination`: contiguous, row-major, in this machine's byte order,
+  // conjugation and negation resolved. Uses bounded memory beside the destination. A sparse tensor
+  // has no bytes of its own and is an error: read its parts, or use ReadDense (dense_read.h).
+  // REQUIRES: `tensor` is from this checkpoint, destination.size() == tensor.size_bytes().
+  absl::Status ReadInto(const TensorDescriptor& tensor, absl::Span<std::byte> destination) const;
+
+  // As ReadInto, but only the bytes from `offset_bytes` on, as many as `destination` takes, so that
+  // a tensor of any size can be passed through in pieces.
+  // REQUIRES: both are whole elements, offset_bytes + destination.size() <= tensor.size_bytes().
+  virtual absl::Status ReadRange(const TensorDescriptor& tensor, int64_t offset_bytes,
+                                 absl::Span<std::byte> destination) const = 0;
+
+  // To be called after the last read: Aborted if a file was changed since it was opened, in
+  // which case what was read may be of two states of it.
   virtual absl::Status CheckUnchanged() const = 0;
 
  protected:
@@ -154,8 +220,8 @@ class Checkpoint {
   const CheckpointListing listing_;
 };
 
-// Opens a torch.save zip or a safetensors file. Anything else is refused with an error that says
-// what the file seems to be.
+// `path`: a file, or a folder whose files make up one checkpoint. What is no checkpoint is refused
+// with an error that says what it seems to be.
 absl::StatusOr<std::unique_ptr<Checkpoint>> OpenCheckpoint(const std::string& path,
                                                            const CheckpointOptions& options = {});
 

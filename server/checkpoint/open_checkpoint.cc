@@ -108,6 +108,17 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> OpenByContent(File file,
 
 }  // namespace
 
+absl::Status Checkpoint::ReadInto(const TensorDescriptor& tensor,
+                                  absl::Span<std::byte> destination) const {
+  if (static_cast<int64_t>(destination.size()) != tensor.size_bytes()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Printable(path()), ": tensor '", Printable(tensor.name),
+                     "': expected a destination of ", tensor.size_bytes(), " bytes, got ",
+                     destination.size()));
+  }
+  return ReadRange(tensor, 0, destination);
+}
+
 absl::StatusOr<std::unique_ptr<Checkpoint>> OpenCheckpoint(const std::string& path,
                                                            const CheckpointOptions& options) {
   absl::StatusOr<File> file = File::Open(path);

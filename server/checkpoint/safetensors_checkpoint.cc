@@ -28,7 +28,7 @@
 #include "server/checkpoint/containers.h"
 #include "server/checkpoint/error_context.h"
 #include "server/checkpoint/little_endian.h"
-#include "server/checkpoint/single_file_checkpoint.h"
+#include "server/checkpoint/stored_checkpoint.h"
 #include "server/checkpoint/tensor_bounds.h"
 
 namespace sconce {
@@ -363,14 +363,15 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> OpenSafetensors(File file,
 
   CheckpointListing listing;
   listing.path = file.path();
-  listing.fingerprint = file.fingerprint();
   listing.metadata = std::move(header.metadata);
   const int64_t data_offset = kHeaderSizeBytes + static_cast<int64_t>(json->size());
   absl::Status described =
       DescribeAll(header, data_offset, file.size_bytes() - data_offset, listing);
   if (!described.ok()) return InContext(kHeader, described);
-  return std::make_unique<SingleFileCheckpoint>("safetensors", std::move(listing), std::move(file),
-                                                std::vector<uint32_t>());
+  std::vector<File> files;
+  files.push_back(std::move(file));
+  return std::make_unique<StoredCheckpoint>("safetensors", std::move(listing), std::move(files),
+                                            std::vector<uint32_t>());
 }
 
 }  // namespace sconce

@@ -24,7 +24,7 @@
 #include "server/checkpoint/crc32.h"
 #include "server/checkpoint/error_context.h"
 #include "server/checkpoint/pickle_machine.h"
-#include "server/checkpoint/single_file_checkpoint.h"
+#include "server/checkpoint/stored_checkpoint.h"
 #include "server/checkpoint/state_dict_extractor.h"
 #include "server/checkpoint/tensor_rebuilder.h"
 #include "server/checkpoint/zip_archive.h"
@@ -173,13 +173,14 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> OpenTorchZip(File file,
   });
   CheckpointListing listing;
   listing.path = file.path();
-  listing.fingerprint = file.fingerprint();
   if (absl::Status extracted = ExtractStateDict(*tree, rebuilder, listing); !extracted.ok()) {
     return InContext(member, extracted);
   }
   listing.storages = rebuilder.TakeStorages();
-  return std::make_unique<SingleFileCheckpoint>("torch.save zip", std::move(listing),
-                                                std::move(file), std::move(crcs));
+  std::vector<File> files;
+  files.push_back(std::move(file));
+  return std::make_unique<StoredCheckpoint>("torch.save zip", std::move(listing), std::move(files),
+                                            std::move(crcs));
 }
 
 }  // namespace sconce

@@ -24,12 +24,12 @@ namespace {
 constexpr int64_t kAlignment = 64;
 
 // What makes two descriptors the same view of the same bytes.
-using ViewKey =
-    std::tuple<int32_t, int64_t, DType, std::vector<int64_t>, std::vector<int64_t>, bool, bool>;
+using ViewKey = std::tuple<int32_t, int64_t, DType, std::vector<int64_t>, std::vector<int64_t>, bool,
+                           bool, const void*>;
 
 ViewKey KeyOf(const TensorDescriptor& tensor) {
-  return {tensor.storage, tensor.offset,    tensor.dtype,   tensor.shape,
-          tensor.strides, tensor.conjugate, tensor.negative};
+  return {tensor.storage, tensor.offset,    tensor.dtype,    tensor.shape,
+          tensor.strides, tensor.conjugate, tensor.negative, tensor.chunks.get()};
 }
 
 // Where each tensor goes in the one allocation.

@@ -63,10 +63,12 @@ class FakeCheckpoint final : public Checkpoint {
   explicit FakeCheckpoint(CheckpointListing listing) : Checkpoint(std::move(listing)) {}
 
   const char* format() const override { return "fake"; }
-  absl::Status ReadInto(const TensorDescriptor& tensor,
-                        absl::Span<std::byte> destination) const override {
+  absl::Status ReadRange(const TensorDescriptor& tensor, int64_t offset_bytes,
+                         absl::Span<std::byte> destination) const override {
     ++reads[tensor.name];
-    for (size_t i = 0; i < destination.size(); ++i) destination[i] = static_cast<std::byte>(i);
+    for (size_t i = 0; i < destination.size(); ++i) {
+      destination[i] = static_cast<std::byte>(i + static_cast<size_t>(offset_bytes));
+    }
     return absl::OkStatus();
   }
   absl::Status CheckUnchanged() const override { return unchanged; }

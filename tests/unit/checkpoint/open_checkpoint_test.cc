@@ -122,7 +122,7 @@ TEST(OpenCheckpointTest, FileReplacedByARenameIsReadToItsEnd) {
   folder.Rename("new.pth", "model.pth");
   EXPECT_EQ(Read<float>(**checkpoint, (*checkpoint)->tensors()[0]), (std::vector<float>{1, 2}));
   EXPECT_TRUE((*checkpoint)->CheckUnchanged().ok());
-  EXPECT_FALSE((*checkpoint)->fingerprint() == *FingerprintOf(folder.Path("model.pth")));
+  EXPECT_FALSE((*checkpoint)->files()[0].fingerprint == *FingerprintOf(folder.Path("model.pth")));
 }
 
 TEST(OpenCheckpointTest, ConcurrentTruncationNeverCrashesAReader) {
