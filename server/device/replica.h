@@ -39,7 +39,7 @@ class Replica {
   virtual absl::StatusOr<HostTensor> AllocateStaging(int64_t size_bytes) = 0;
 
   // Runs one batch: inputs and outputs in the signature's order. The outputs do not share memory
-  // with the inputs, which the caller overwrites after Run has returned.
+  // with the inputs, which the caller overwrites after Run has returned, whatever it returned.
   virtual absl::StatusOr<std::vector<HostTensor>> Run(absl::Span<const HostTensor> inputs) = 0;
 };
 

@@ -26,6 +26,10 @@ std::string FirstLine(const char* what) {
   return text.substr(0, text.find('\n'));
 }
 
+// What CUDA reports when page-locked memory runs out (cudaErrorMemoryAllocation); OutOfMemoryError
+// is thrown for device memory alone.
+constexpr int32_t kAcceleratorOutOfMemory = 2;
+
 // Runs LibTorch and turns what it throws into a status.
 template <typename Body>
 auto Guarded(const std::string& device, Body body) -> decltype(body()) {
@@ -33,6 +37,10 @@ auto Guarded(const std::string& device, Body body) -> decltype(body()) {
     return body();
   } catch (const c10::OutOfMemoryError& e) {
     return absl::ResourceExhaustedError(absl::StrCat(device, ": ", FirstLine(e.what())));
+  } catch (const c10::AcceleratorError& e) {
+    const std::string message = absl::StrCat(device, ": ", FirstLine(e.what()));
+    return e.get_error_code() == kAcceleratorOutOfMemory ? absl::ResourceExhaustedError(message)
+                                                         : absl::InternalError(message);
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(absl::StrCat(device, ": out of memory"));
   } catch (const std::exception& e) {
@@ -66,7 +74,7 @@ absl::StatusOr<HostTensor> TorchReplica::AllocateStaging(int64_t size_bytes) {
 }
 
 absl::StatusOr<std::vector<HostTensor>> TorchReplica::Run(absl::Span<const HostTensor> inputs) {
-  return Guarded(device_name_, [&]() -> absl::StatusOr<std::vector<HostTensor>> {
+  auto answer = Guarded(device_name_, [&]() -> absl::StatusOr<std::vector<HostTensor>> {
     // The number of compute threads is kept per thread: an executor that has not taken it over runs
     // MKL on every core, and its answers differ from Python's in the last bits.
     thread_local const bool threads_set = (at::init_num_threads(), true);
@@ -111,6 +119,15 @@ absl::StatusOr<std::vector<HostTensor>> TorchReplica::Run(absl::Span<const HostT
     }
     return results;
   });
+  if (!answer.ok() && stream_.has_value()) {
+    // What was queued before the error still reads the inputs, which the caller overwrites, and the
+    // weights, which it may free. Its own errors add nothing to the one there is.
+    static_cast<void>(Guarded(device_name_, [&] {
+      stream_->synchronize();
+      return absl::OkStatus();
+    }));
+  }
+  return answer;
 }
 
 }  // namespace sconce
