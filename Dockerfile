@@ -40,6 +40,7 @@ RUN apt-get update && \
       libprometheus-cpp-core1.0 \
       libprotobuf32 \
       libspdlog1.10 \
+      libssl3 \
       libxxhash0 && \
     rm -rf /var/lib/apt/lists/* && \
     mkdir /models

@@ -25,6 +25,10 @@ if(SCONCE_SANITIZE)
   if(SCONCE_SANITIZE MATCHES "undefined")
     add_compile_options(-fno-sanitize-recover=undefined)
   endif()
+  if(SCONCE_FUZZ)
+    # What tells libFuzzer which branches an input takes.
+    add_compile_options(-fsanitize=fuzzer-no-link)
+  endif()
 endif()
 
 include_directories(${CMAKE_SOURCE_DIR})

@@ -164,7 +164,7 @@ std::string Quoted(absl::string_view untrusted) {
   size_t end = std::min(untrusted.size(), kLongest);
   const auto continues_a_character = [&](size_t i) { return (untrusted[i] & 0xC0) == 0x80; };
   while (end < untrusted.size() && end > 0 && continues_a_character(end)) --end;
-  return absl::StrCat("\"", absl::Utf8SafeCEscape(untrusted.substr(0, end)),
+  return absl::StrCat("\"", absl::CEscape(untrusted.substr(0, end)),
                       end < untrusted.size() ? "..." : "", "\"");
 }
 

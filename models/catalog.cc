@@ -185,12 +185,58 @@ absl::StatusOr<Detection> TakeConfigured(absl::Span<const NamedShape> state,
   return Detection{&architecture, std::move(parameters), std::move(why)};
 }
 
-absl::Status UnknownWeights(absl::Span<const NamedShape> state, std::vector<Distance> distances,
+// What each architecture makes of a state.
+struct Survey {
+  std::vector<Distance> distances;
+  // An architecture whose parameters the weights do not show cannot fit. It may be what comes
+  // nearest, but most weights are told without building such networks.
+  std::vector<std::pair<const Architecture*, Inference>> cannot_fit;
+  absl::Status needs_configuration;
+
+  std::vector<const Distance*> Fitting() const {
+    std::vector<const Distance*> fitting;
+    for (const Distance& distance : distances) {
+      if (distance.fits()) fitting.push_back(&distance);
+    }
+    return fitting;
+  }
+
+  // Of a state that nothing fits: all distances, the nearest first.
+  std::vector<Distance> ByLikeness(const IndexedState& state) && {
+    for (auto& [architecture, inference] : cannot_fit) {
+      Measure(state, architecture, std::move(inference), distances);
+    }
+    std::stable_sort(distances.begin(), distances.end(), [](const Distance& a, const Distance& b) {
+      return a.likeness() > b.likeness();
+    });
+    return std::move(distances);
+  }
+};
+
+Survey Look(const IndexedState& state, absl::Span<const Architecture* const> catalog) {
+  Survey survey;
+  for (const Architecture* architecture : catalog) {
+    absl::StatusOr<Inference> inference = architecture->Infer(state.tensors, {});
+    if (absl::IsFailedPrecondition(inference.status())) {
+      survey.needs_configuration = absl::FailedPreconditionError(
+          absl::StrCat("the weights look like ", architecture->name(), ": seen ",
+                       Seen(state.tensors), ", but ", inference.status().message()));
+    }
+    if (!inference.ok()) continue;
+    if (inference->parameters.empty() && !architecture->parameters().empty()) {
+      survey.cannot_fit.emplace_back(architecture, *std::move(inference));
+    } else {
+      Measure(state, architecture, *std::move(inference), survey.distances);
+    }
+  }
+  return survey;
+}
+
+// `distances`: the nearest first.
+absl::Status UnknownWeights(absl::Span<const NamedShape> state,
+                            const std::vector<Distance>& distances,
                             absl::Span<const Architecture* const> catalog) {
   constexpr double kAlmostAsNear = 0.8;  // of the nearest one's likeness
-  std::stable_sort(distances.begin(), distances.end(), [](const Distance& a, const Distance& b) {
-    return a.likeness() > b.likeness();
-  });
   std::vector<std::string> nearest;
   for (const Distance& distance : distances) {
     const double likeness = distance.likeness();
@@ -230,31 +276,9 @@ absl::StatusOr<Detection> Detect(absl::Span<const NamedShape> state, const Confi
   }
   if (state.empty()) return absl::FailedPreconditionError("the weights hold no tensors");
 
-  // An architecture whose parameters the weights do not show cannot fit. It may be what comes
-  // nearest, but most weights are told without building such networks.
   const IndexedState indexed(state);
-  std::vector<Distance> distances;
-  std::vector<std::pair<const Architecture*, Inference>> cannot_fit;
-  absl::Status needs_configuration;
-  for (const Architecture* architecture : catalog) {
-    absl::StatusOr<Inference> inference = architecture->Infer(state, {});
-    if (absl::IsFailedPrecondition(inference.status())) {
-      needs_configuration = absl::FailedPreconditionError(
-          absl::StrCat("the weights look like ", architecture->name(), ": seen ", Seen(state),
-                       ", but ", inference.status().message()));
-    }
-    if (!inference.ok()) continue;
-    if (inference->parameters.empty() && !architecture->parameters().empty()) {
-      cannot_fit.emplace_back(architecture, *std::move(inference));
-    } else {
-      Measure(indexed, architecture, *std::move(inference), distances);
-    }
-  }
-  std::vector<const Distance*> fitting;
-  for (const Distance& distance : distances) {
-    if (distance.fits()) fitting.push_back(&distance);
-  }
-
+  Survey survey = Look(indexed, catalog);
+  const std::vector<const Distance*> fitting = survey.Fitting();
   if (fitting.size() == 1) {
     const Distance& found = *fitting[0];
     std::string why = absl::StrCat(
@@ -275,11 +299,21 @@ absl::StatusOr<Detection> Detect(absl::Span<const NamedShape> state, const Confi
                      "; they fit ", absl::StrJoin(names, " and "),
                      ". Write into config.pbtxt which it is: ", absl::StrJoin(lines, " or ")));
   }
-  if (!needs_configuration.ok()) return needs_configuration;
-  for (auto& [architecture, inference] : cannot_fit) {
-    Measure(indexed, architecture, std::move(inference), distances);
-  }
-  return UnknownWeights(state, std::move(distances), catalog);
+  if (!survey.needs_configuration.ok()) return survey.needs_configuration;
+  return UnknownWeights(state, std::move(survey).ByLikeness(indexed), catalog);
+}
+
+std::optional<Detection> Nearest(absl::Span<const NamedShape> state,
+                                 absl::Span<const Architecture* const> catalog) {
+  constexpr double kNear = 0.5;
+  const IndexedState indexed(state);
+  Survey survey = Look(indexed, catalog);
+  if (!survey.Fitting().empty() || !survey.needs_configuration.ok()) return std::nullopt;
+  const std::vector<Distance> distances = std::move(survey).ByLikeness(indexed);
+  if (distances.empty() || distances[0].likeness() < kNear) return std::nullopt;
+  const Distance& nearest = distances[0];
+  return Detection{nearest.architecture, nearest.parameters,
+                   absl::StrCat(nearest.matching, " of ", nearest.in_network, " tensors match")};
 }
 
 }  // namespace sconce::models

@@ -4,6 +4,7 @@
 #define SCONCE_MODELS_CATALOG_H_
 
 #include <map>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -33,6 +34,11 @@ struct Detection {
 // weights are unknown or ambiguous: the message says what was seen, what came nearest and which
 // configuration would settle it. InvalidArgument where the configuration itself is wrong.
 absl::StatusOr<Detection> Detect(absl::Span<const NamedShape> state, const Configured& configured,
+                                 absl::Span<const Architecture* const> catalog = Catalog());
+
+// Where Detect knows of nothing that fits: the network that comes nearest, for whoever wants to
+// know everything that differs from it. None where less than half of the two is alike.
+std::optional<Detection> Nearest(absl::Span<const NamedShape> state,
                                  absl::Span<const Architecture* const> catalog = Catalog());
 
 }  // namespace sconce::models

@@ -7,10 +7,10 @@ BUILD_PACKAGES=(
   g++ cmake ninja-build ccache mold git ca-certificates python3 python3-venv
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev
   prometheus-cpp-dev libcli11-dev libspdlog-dev nlohmann-json3-dev libcpp-httplib-dev libxxhash-dev
-  libgtest-dev libgmock-dev libbenchmark-dev
+  libssl-dev libgtest-dev libgmock-dev libbenchmark-dev
 )
-# perf_analyzer links libb64.
-TEST_PACKAGES=(libb64-0d)
+# perf_analyzer links libb64; clang brings libFuzzer.
+TEST_PACKAGES=(libb64-0d clang libclang-rt-dev)
 # A container image without a container engine.
 IMAGE_PACKAGES=(buildah debootstrap debian-archive-keyring iproute2)
 

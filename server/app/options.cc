@@ -47,18 +47,16 @@ CLI::Option* AddSeconds(CLI::App* app, const std::string& name, std::chrono::mil
       ->check(CLI::Range(least, most).description(""));
 }
 
-}  // namespace
+constexpr size_t kHelpColumn = 38;
 
-std::optional<ServeOptions> ParseCommandLine(int argc, char** argv, int* exit_status) {
-  ServeOptions options;
-  CLI::App app("Sconce serves PyTorch weights over gRPC and swaps them when their files change.",
-               "sconce");
-  app.set_version_flag("--version", std::string("sconce ") + kVersion);
-  app.require_subcommand(1);
-  app.get_formatter()->column_width(38);
+CLI::App* AddCommand(CLI::App& app, const std::string& name, const std::string& help) {
+  CLI::App* command = app.add_subcommand(name, help);
+  command->get_formatter()->column_width(kHelpColumn);
+  return command;
+}
 
-  CLI::App* serve = app.add_subcommand("serve", "Serve the models of a repository.");
-  serve->get_formatter()->column_width(38);
+CLI::App* AddServe(CLI::App& app, ServeOptions& options) {
+  CLI::App* serve = AddCommand(app, "serve", "Serve the models of a repository.");
   serve->footer(
       "A repository holds one folder per model, the folder's name being the model's:\n"
       "  models/resnet50/model.pth          a checkpoint: .pth .pt .bin .ckpt .safetensors\n"
@@ -93,12 +91,31 @@ std::optional<ServeOptions> ParseCommandLine(int argc, char** argv, int* exit_st
       ->type_name("N")
       ->capture_default_str()
       ->check(CLI::Range(0, 1024).description(""));
-  AddSeconds(serve, "--poll-interval", &options.poll_interval, 0.05, 3600,
-             "How often the repository is looked at where the file system does not tell of changes.");
+  AddSeconds(
+      serve, "--poll-interval", &options.poll_interval, 0.05, 3600,
+      "How often the repository is looked at where the file system does not tell of changes.");
   AddSeconds(serve, "--settle-time", &options.settle_time, 0, 3600,
              "How long a file must have been unchanged before it is read.");
   AddSeconds(serve, "--shutdown-grace", &options.shutdown_grace, 0, 3600,
              "How long requests in flight may take to end after SIGTERM.");
+  serve
+      ->add_option_function<std::string>(
+          "--verify",
+          [&options](const std::string& checks) {
+            options.checkpoint.verify_crc = checks == "crc" || checks == "all";
+            options.checkpoint.verify_sha256 = checks == "sha256" || checks == "all";
+          },
+          "What weights are compared with while they are read: none, crc (the checksums in "
+          "torch.save's zip), sha256 (the manifest FILE.sha256 beside each file) or all.")
+      ->type_name("CHECKS")
+      ->default_str("none")
+      ->check(CLI::IsMember({"none", "crc", "sha256", "all"}).description(""));
+  serve
+      ->add_option("--max-metadata-bytes", options.checkpoint.max_metadata_bytes,
+                   "The most bytes of structure (directory, pickle, header) read from one file.")
+      ->type_name("N")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40).description(""));
   serve->add_option("--log-format", options.log_format, "human or json (one object per line).")
       ->type_name("FORMAT")
       ->capture_default_str()
@@ -107,6 +124,110 @@ std::optional<ServeOptions> ParseCommandLine(int argc, char** argv, int* exit_st
       ->type_name("LEVEL")
       ->capture_default_str()
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}).description(""));
+  return serve;
+}
+
+constexpr char kPathHelp[] = "A checkpoint: a file or a folder, in any format.";
+
+CLI::App* AddInspect(CLI::App& app, tools::InspectOptions& options) {
+  CLI::App* inspect = AddCommand(app, "inspect", "Show what a checkpoint is and what is in it.");
+  inspect->add_option("PATH", options.path, kPathHelp)->type_name("")->required();
+  inspect->add_flag("--json", options.json, "One JSON object instead of text.");
+  inspect->add_flag("--stats", options.stats,
+                    "Read every tensor: min, max, mean, standard deviation, zeros, NaN and Inf.");
+  return inspect;
+}
+
+CLI::App* AddCheck(CLI::App& app, tools::CheckOptions& options) {
+  CLI::App* check = AddCommand(
+      app, "check", "Say whether a checkpoint would load, and all that is wrong with it.");
+  check->add_option("PATH", options.path, kPathHelp)->type_name("")->required();
+  check
+      ->add_option("--model", options.model,
+                   "The architecture it is to be, such as resnet50 or 'mlp(activation=gelu)'; "
+                   "detected unless given.")
+      ->type_name("NAME");
+  return check;
+}
+
+CLI::App* AddDiff(CLI::App& app, tools::DiffOptions& options) {
+  CLI::App* diff = AddCommand(app, "diff", "Compare the weights of two checkpoints.");
+  diff->add_option("OLD", options.old_path, kPathHelp)->type_name("")->required();
+  diff->add_option("NEW", options.new_path, kPathHelp)->type_name("")->required();
+  diff->add_flag("--json", options.json, "One JSON object instead of text.");
+  return diff;
+}
+
+CLI::App* AddConvert(CLI::App& app, tools::ConvertOptions& options) {
+  CLI::App* convert = AddCommand(app, "convert", "Write a checkpoint's weights as .safetensors.");
+  convert->add_option("IN", options.input, kPathHelp)->type_name("")->required();
+  convert->add_option("OUT", options.output, "The file to write; ends in .safetensors.")
+      ->type_name("")
+      ->required();
+  convert
+      ->add_option("--dtype", options.dtype,
+                   "Cast floating-point tensors, to float16 for example; bytes are kept unless "
+                   "given.")
+      ->type_name("DTYPE");
+  convert
+      ->add_option("--prefix", options.prefix,
+                   "Begin names with TO that begin with FROM: module.= strips, =model. adds.")
+      ->type_name("FROM=TO");
+  convert->add_flag("--dense", options.dense,
+                    "Write quantised and sparse tensors as plain numbers, which are refused else.");
+  convert
+      ->add_option("--max-dense-bytes", options.max_dense_bytes,
+                   "The most that --dense makes of one tensor.")
+      ->type_name("BYTES")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber.description(""));
+  return convert;
+}
+
+CLI::App* AddMerge(CLI::App& app, tools::MergeOptions& options) {
+  CLI::App* merge = AddCommand(app, "merge", "Blend the weights of several trained models.");
+  merge->add_option("INPUTS", options.inputs, "The checkpoints to blend, of one architecture.")
+      ->type_name("")
+      ->required();
+  merge->add_option("-o,--output", options.output, "The file to write; ends in .safetensors.")
+      ->type_name("OUT")
+      ->required();
+  merge
+      ->add_option("--weights", options.weights,
+                   "A number for each input, in their order: 0.3,0.7; 1 each unless given.")
+      ->type_name("W,W")
+      ->allow_extra_args(false)
+      ->delimiter(',');
+  merge
+      ->add_option("--base", options.base,
+                   "Add each input's difference from this checkpoint, times its number, to it; "
+                   "without it the inputs are averaged.")
+      ->type_name("PATH");
+  return merge;
+}
+
+}  // namespace
+
+std::optional<Command> ParseCommandLine(int argc, char** argv, int* exit_status) {
+  ServeOptions serve_options;
+  tools::InspectOptions inspect_options;
+  tools::CheckOptions check_options;
+  tools::DiffOptions diff_options;
+  tools::ConvertOptions convert_options;
+  tools::MergeOptions merge_options;
+  CLI::App app(
+      "Sconce serves PyTorch weights over gRPC and swaps them when their files change. It also "
+      "shows,\nchecks, compares, converts and merges them.",
+      "sconce");
+  app.set_version_flag("--version", std::string("sconce ") + kVersion);
+  app.require_subcommand(1);
+  app.get_formatter()->column_width(kHelpColumn);
+  const CLI::App* serve = AddServe(app, serve_options);
+  const CLI::App* inspect = AddInspect(app, inspect_options);
+  const CLI::App* check = AddCheck(app, check_options);
+  const CLI::App* diff = AddDiff(app, diff_options);
+  const CLI::App* convert = AddConvert(app, convert_options);
+  AddMerge(app, merge_options);
 
   try {
     app.parse(argc, argv);
@@ -114,11 +235,18 @@ std::optional<ServeOptions> ParseCommandLine(int argc, char** argv, int* exit_st
     *exit_status = app.exit(e);
     return std::nullopt;
   } catch (const CLI::ParseError& e) {
-    std::cerr << "sconce: " << e.what() << "\nTry 'sconce serve --help'.\n";
+    const auto chosen = app.get_subcommands();
+    std::cerr << "sconce: " << e.what() << "\nTry 'sconce "
+              << (chosen.empty() ? "" : chosen[0]->get_name() + " ") << "--help'.\n";
     *exit_status = 2;
     return std::nullopt;
   }
-  return options;
+  if (*serve) return serve_options;
+  if (*inspect) return tools::ToolOptions(inspect_options);
+  if (*check) return tools::ToolOptions(check_options);
+  if (*diff) return tools::ToolOptions(diff_options);
+  if (*convert) return tools::ToolOptions(convert_options);
+  return tools::ToolOptions(merge_options);
 }
 
 }  // namespace sconce

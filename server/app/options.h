@@ -7,6 +7,10 @@
 #include <chrono>
 #include <optional>
 #include <string>
+#include <variant>
+
+#include "server/checkpoint/checkpoint.h"
+#include "server/tools/run.h"
 
 namespace sconce {
 
@@ -19,13 +23,16 @@ struct ServeOptions {
   std::chrono::milliseconds poll_interval{1000};
   std::chrono::milliseconds settle_time{300};
   std::chrono::milliseconds shutdown_grace{30000};
+  CheckpointOptions checkpoint;  // how weights files are read
   std::string log_format = "human";
   std::string log_level = "info";
 };
 
-// Parses the command line. Where there is nothing to serve (--help, --version, an error), prints
-// what there is to say and sets `exit_status`.
-std::optional<ServeOptions> ParseCommandLine(int argc, char** argv, int* exit_status);
+using Command = std::variant<ServeOptions, tools::ToolOptions>;
+
+// Parses the command line. Where there is nothing to do (--help, --version, an error), prints what
+// there is to say and sets `exit_status`.
+std::optional<Command> ParseCommandLine(int argc, char** argv, int* exit_status);
 
 }  // namespace sconce
 

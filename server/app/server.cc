@@ -52,7 +52,7 @@ struct Server::Parts {
   Parts(const ServeOptions& options, DeviceSet opened)
       : devices(std::move(opened)),
         batchers(&metrics, Clock::Real()),
-        loader(devices.devices()),
+        loader(devices.devices(), options.checkpoint),
         reloader({options.model_repository,
                   {.settle = options.settle_time},
                   {.poll_interval = options.poll_interval}},

@@ -78,6 +78,8 @@ absl::StatusOr<File> File::Open(const std::string& path) {
         Printable(path), ": expected a regular file, got a device, a FIFO or a socket"));
   }
   file.fingerprint_ = FromStat(s);
+  // Advice: where it is not taken, nothing is lost but time.
+  (void)::posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
   return file;
 }
 
@@ -103,13 +105,22 @@ File::~File() {
   if (fd_ >= 0) ::close(fd_);
 }
 
+absl::Status File::CheckRange(int64_t offset, int64_t size) const {
+  if (offset >= 0 && size <= size_bytes() && offset <= size_bytes() - size) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(Printable(path_), ": expected to read inside the file's ", size_bytes(),
+                   " bytes, got offset ", offset, " and ", size, " bytes"));
+}
+
+absl::Status File::Shrank(int64_t at) const {
+  return absl::AbortedError(
+      absl::StrCat(Printable(path_), ": the file shrank while it was read: expected ", size_bytes(),
+                   " bytes, got an end at byte ", at, " or before"));
+}
+
 absl::Status File::ReadAt(int64_t offset, absl::Span<std::byte> out) const {
   const auto wanted = static_cast<int64_t>(out.size());
-  if (offset < 0 || wanted > size_bytes() || offset > size_bytes() - wanted) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(Printable(path_), ": expected to read inside the file's ", size_bytes(),
-                     " bytes, got offset ", offset, " and ", wanted, " bytes"));
-  }
+  if (absl::Status inside = CheckRange(offset, wanted); !inside.ok()) return inside;
   // Linux transfers at most 2 GiB a call; pieces of this size also let a signal be noticed.
   constexpr int64_t kMaxPiece = int64_t{1} << 30;
   int64_t done = 0;
@@ -121,14 +132,51 @@ absl::Status File::ReadAt(int64_t offset, absl::Span<std::byte> out) const {
       if (errno == EINTR) continue;
       return ErrnoStatus(errno, path_, absl::StrCat("read at byte ", offset + done));
     }
-    if (got == 0) {
-      return absl::AbortedError(
-          absl::StrCat(Printable(path_), ": the file shrank while it was read: expected ",
-                       size_bytes(), " bytes, got an end at byte ", offset + done, " or before"));
-    }
+    if (got == 0) return Shrank(offset + done);
     done += got;
   }
   return absl::OkStatus();
+}
+
+absl::Status File::ReadScattered(int64_t offset, int64_t size, absl::Span<struct iovec> parts,
+                                 bool* waited) const {
+  if (absl::Status inside = CheckRange(offset, size); !inside.ok()) return inside;
+  int flags = RWF_NOWAIT;
+  int64_t done = 0;
+  while (done < size) {
+    const ssize_t got = ::preadv2(fd_, parts.data(), static_cast<int>(parts.size()),
+                                  static_cast<off_t>(offset + done), flags);
+    if (got < 0) {
+      if (errno == EINTR) continue;
+      // EAGAIN: not in the page cache. EOPNOTSUPP: this file system cannot tell.
+      if (flags == 0 || (errno != EAGAIN && errno != EOPNOTSUPP)) {
+        return ErrnoStatus(errno, path_, absl::StrCat("read at byte ", offset + done));
+      }
+    } else if (got == 0 && flags == 0) {
+      return Shrank(offset + done);
+    } else {
+      done += got;
+      for (auto left = static_cast<size_t>(got); left > 0;) {
+        struct iovec& part = parts.front();
+        const size_t taken = std::min(left, part.iov_len);
+        part.iov_base = static_cast<std::byte*>(part.iov_base) + taken;
+        part.iov_len -= taken;
+        left -= taken;
+        if (part.iov_len == 0) parts.remove_prefix(1);
+      }
+    }
+    if (flags != 0 && done < size) *waited = true;
+    flags = 0;
+  }
+  return absl::OkStatus();
+}
+
+void File::ExpectSequentialReads() const {
+  (void)::posix_fadvise(fd_, 0, 0, POSIX_FADV_SEQUENTIAL);
+}
+
+void File::Prefetch(int64_t offset, int64_t size) const {
+  (void)::posix_fadvise(fd_, offset, size, POSIX_FADV_WILLNEED);
 }
 
 absl::Status File::CheckUnchanged() const {

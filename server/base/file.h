@@ -9,6 +9,8 @@
 #ifndef SCONCE_SERVER_BASE_FILE_H_
 #define SCONCE_SERVER_BASE_FILE_H_
 
+#include <sys/uio.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -39,7 +41,8 @@ absl::StatusOr<FileFingerprint> FingerprintOf(const std::string& path);
 // of threads at once.
 class File {
  public:
-  // Regular files only; never blocks on a FIFO or a device.
+  // Regular files only; never blocks on a FIFO or a device. The kernel is told not to read ahead,
+  // until ExpectSequentialReads: opening a large file reads little of it, here and there.
   static absl::StatusOr<File> Open(const std::string& path);
 
   File(File&& other) noexcept;
@@ -56,12 +59,26 @@ class File {
   // Fills all of `out` with the bytes from `offset` on, or fails.
   absl::Status ReadAt(int64_t offset, absl::Span<std::byte> out) const;
 
+  // The same for bytes that go to several places, one after the other. Sets `waited` where they
+  // were not all in the page cache. The parts' lengths add up to `size`; they may be changed.
+  absl::Status ReadScattered(int64_t offset, int64_t size, absl::Span<struct iovec> parts,
+                             bool* waited) const;
+
+  // From now on, small reads near one another are worth reading ahead for.
+  void ExpectSequentialReads() const;
+
+  // Starts to bring bytes into the page cache, without waiting for them.
+  void Prefetch(int64_t offset, int64_t size) const;
+
   // Aborted where the open file's size or modification time is no longer what it was at Open. That
   // the path has come to lead elsewhere does not matter: the bytes read here are still one file's.
   absl::Status CheckUnchanged() const;
 
  private:
   File(std::string path, int fd, const FileFingerprint& fingerprint);
+
+  absl::Status CheckRange(int64_t offset, int64_t size) const;
+  absl::Status Shrank(int64_t at) const;
 
   std::string path_;
   int fd_ = -1;

@@ -15,6 +15,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -100,6 +101,7 @@ struct TensorDescriptor {
   int32_t storage = 0;
   bool conjugate = false;        // stored bytes are the conjugate; ReadInto resolves it
   bool negative = false;         // stored bytes are the negative; ReadInto resolves it
+  bool big_endian = false;       // stored numbers begin with the highest byte; ReadInto turns them
   bool is_parameter = false;     // saved as torch.nn.Parameter
   std::optional<Quantizer> quantizer;
   std::optional<SparseParts> sparse;
@@ -135,8 +137,27 @@ struct CheckpointOptions {
   // Compare each zip member that is read with the checksum the archive gives for it. Off by
   // default: PyTorch can be told to write archives without valid checksums.
   bool verify_crc = false;
+  // Compare each file with the SHA-256 in the manifest beside it (manifest.h), which must be there.
+  // Nothing of a tensor is handed out before every file has been read and compared in full;
+  // ReadTensors does that in the same pass, any other read first.
+  bool verify_sha256 = false;
   // The most bytes of structure (central directory, pickle, JSON header) read from one file.
   int64_t max_metadata_bytes = int64_t{256} << 20;
+};
+
+// A tensor to be read and where it goes: tensor->size_bytes() bytes.
+struct TensorRequest {
+  const TensorDescriptor* tensor = nullptr;
+  absl::Span<std::byte> destination;
+};
+
+struct ReadOptions {
+  // 0: one for each processor, a few at most.
+  int threads = 0;
+  // Told of each request's bytes, in order and in pieces, while they are in the processor's cache.
+  // The calls for one request come one after the other; those for two may come at the same time.
+  // Where the files are verified, it is told before that is finished.
+  std::function<void(size_t request, absl::Span<const std::byte> piece)> on_piece;
 };
 
 // Everything that is known of a file once it is open.
@@ -210,12 +231,25 @@ class Checkpoint {
   virtual absl::Status ReadRange(const TensorDescriptor& tensor, int64_t offset_bytes,
                                  absl::Span<std::byte> destination) const = 0;
 
+  // As ReadInto for each request, in the files' order and with several threads, which is faster the
+  // smaller and the more the tensors are. Beside the destinations each thread takes a few MiB. After
+  // an error the destinations hold anything.
+  virtual absl::Status ReadTensors(absl::Span<const TensorRequest> requests,
+                                   const ReadOptions& options) const = 0;
+
   // To be called after the last read: Aborted if a file was changed since it was opened, in
   // which case what was read may be of two states of it.
   virtual absl::Status CheckUnchanged() const = 0;
 
  protected:
   explicit Checkpoint(CheckpointListing listing) : listing_(std::move(listing)) {}
+
+  friend absl::StatusOr<std::unique_ptr<Checkpoint>> OpenCheckpoint(const std::string& path,
+                                                                    const CheckpointOptions&);
+  // Reads the manifest of each file, and has reads verify the files from now on.
+  virtual absl::Status UseManifests() = 0;
+  // For a checkpoint that is made of others.
+  static absl::Status UseManifestsOf(Checkpoint& part) { return part.UseManifests(); }
 
   const CheckpointListing listing_;
 };

@@ -7,6 +7,7 @@
 #define SCONCE_SERVER_CHECKPOINT_CONTAINERS_H_
 
 #include <memory>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "server/base/file.h"
@@ -18,8 +19,36 @@ namespace sconce {
 absl::StatusOr<std::unique_ptr<Checkpoint>> OpenTorchZip(File file,
                                                          const CheckpointOptions& options);
 
+// What torch.save wrote before.
+absl::StatusOr<std::unique_ptr<Checkpoint>> OpenLegacyTorch(File file,
+                                                            const CheckpointOptions& options);
+
+// What it wrote in the very first versions, 0.1.
+absl::StatusOr<std::unique_ptr<Checkpoint>> OpenTorchTar(File file,
+                                                         const CheckpointOptions& options);
+
 absl::StatusOr<std::unique_ptr<Checkpoint>> OpenSafetensors(File file,
                                                             const CheckpointOptions& options);
+
+// An ONNX model, of which the initializers are taken.
+absl::StatusOr<std::unique_ptr<Checkpoint>> OpenOnnx(File file, const CheckpointOptions& options);
+
+// The JSON index of a checkpoint in several files (shard_index.h).
+absl::StatusOr<std::unique_ptr<Checkpoint>> OpenSharded(File file,
+                                                        const CheckpointOptions& options);
+
+// The folder in which a library keeps a checkpoint's files.
+absl::StatusOr<std::unique_ptr<Checkpoint>> OpenFolder(const std::string& path,
+                                                       const CheckpointOptions& options);
+
+// The .metadata of a folder that torch.distributed.checkpoint wrote.
+absl::StatusOr<std::unique_ptr<Checkpoint>> OpenDistributed(File file,
+                                                            const CheckpointOptions& options);
+
+// A file that holds its tensors itself, as whatever its content says it is: no index of others, so
+// that nothing nests.
+absl::StatusOr<std::unique_ptr<Checkpoint>> OpenSingleFile(File file,
+                                                           const CheckpointOptions& options);
 
 }  // namespace sconce
 

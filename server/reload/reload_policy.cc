@@ -25,12 +25,14 @@ TimePoint SettledAt(const ReloadState& state, Duration settle, TimePoint now,
                     std::chrono::system_clock::time_point wall_now) {
   TimePoint settled = state.unchanged_since + settle;
   const std::chrono::nanoseconds wall = wall_now.time_since_epoch();
-  for (const auto& file : {state.seen->source.config, state.seen->source.weights}) {
-    if (!file.has_value()) continue;
-    const std::chrono::nanoseconds age =
-        wall - std::chrono::nanoseconds(file->fingerprint.mtime_ns);
+  const auto wait_for = [&](const SourceFile& file) {
+    const std::chrono::nanoseconds age = wall - std::chrono::nanoseconds(file.fingerprint.mtime_ns);
     if (age >= age.zero() && age < settle) settled = std::max(settled, now + (settle - age));
+  };
+  for (const auto& file : {state.seen->source.config, state.seen->source.weights}) {
+    if (file.has_value()) wait_for(*file);
   }
+  for (const SourceFile& shard : state.seen->source.shards) wait_for(shard);
   return settled;
 }
 

@@ -23,6 +23,8 @@ namespace fs = std::filesystem;
 constexpr absl::string_view kConfigName = "config.pbtxt";
 constexpr std::array<absl::string_view, 5> kWeightsExtensions = {".pth", ".pt", ".bin", ".ckpt",
                                                                  ".safetensors"};
+constexpr std::array<absl::string_view, 2> kIndexEndings = {".safetensors.index.json",
+                                                            ".bin.index.json"};
 // Folders of more entries than this are no models; messages name a few of them only.
 constexpr size_t kMaxEntries = 10'000;
 constexpr size_t kMaxNamed = 5;
@@ -35,6 +37,12 @@ bool HasWeightsExtension(absl::string_view name) {
                      [&lower](absl::string_view extension) {
                        return lower.size() > extension.size() && absl::EndsWith(lower, extension);
                      });
+}
+
+bool IsIndex(absl::string_view name) {
+  return std::any_of(kIndexEndings.begin(), kIndexEndings.end(), [name](absl::string_view ending) {
+    return name.size() > ending.size() && absl::EndsWith(name, ending);
+  });
 }
 
 bool IsModelName(absl::string_view name) {
@@ -88,6 +96,7 @@ std::string NameSome(const std::vector<std::string>& names) {
 absl::StatusOr<std::string> ChooseWeights(const std::vector<std::string>& entries,
                                           const std::string& folder, const ModelConfig& config) {
   std::vector<std::string> candidates;
+  std::vector<std::string> indexes;
   std::vector<std::string> numbered;
   for (const std::string& name : entries) {
     if (IsHidden(name)) continue;
@@ -95,6 +104,7 @@ absl::StatusOr<std::string> ChooseWeights(const std::vector<std::string>& entrie
     const bool is_folder = fs::is_directory(folder + "/" + name, error);
     if (is_folder && IsNumber(name)) numbered.push_back(name);
     if (!is_folder && HasWeightsExtension(name)) candidates.push_back(name);
+    if (!is_folder && IsIndex(name)) indexes.push_back(name);
   }
   if (!config.weights_file.empty()) {
     const std::string& wanted = config.weights_file;
@@ -103,6 +113,8 @@ absl::StatusOr<std::string> ChooseWeights(const std::vector<std::string>& entrie
         kConfigName, " names the weights file '", Printable(wanted), "', which is not there",
         candidates.empty() ? "" : absl::StrCat("; the folder holds ", NameSome(candidates))));
   }
+  // Several files with an index are the parts of one checkpoint; so may a single one be.
+  if (indexes.size() == 1) return indexes.front();
   if (candidates.size() == 1) return candidates.front();
   if (candidates.size() > 1) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -117,6 +129,18 @@ absl::StatusOr<std::string> ChooseWeights(const std::vector<std::string>& entrie
   }
   return absl::NotFoundError(absl::StrCat("no weights file yet; expected a file that ends in ",
                                           absl::StrJoin(kWeightsExtensions, ", ")));
+}
+
+absl::StatusOr<std::vector<SourceFile>> ObserveShards(const std::vector<std::string>& entries,
+                                                      const std::string& folder) {
+  std::vector<SourceFile> shards;
+  for (const std::string& name : entries) {
+    if (IsHidden(name) || !HasWeightsExtension(name)) continue;
+    absl::StatusOr<SourceFile> shard = ObserveFile(absl::StrCat(folder, "/", name));
+    if (!shard.ok()) return shard.status();
+    shards.push_back(*std::move(shard));
+  }
+  return shards;
 }
 
 }  // namespace
@@ -150,7 +174,9 @@ bool IsUnchanged(const ModelSource& source, const std::string& folder) {
     return now.ok() && *now == *before;
   };
   return same(absl::StrCat(folder, "/", kConfigName), source.config) &&
-         (!source.weights.has_value() || same(source.weights->path, source.weights));
+         (!source.weights.has_value() || same(source.weights->path, source.weights)) &&
+         std::all_of(source.shards.begin(), source.shards.end(),
+                     [&same](const SourceFile& shard) { return same(shard.path, shard); });
 }
 
 RepositoryScanner::RepositoryScanner(std::string repository, ConfigParser parse_config)
@@ -190,6 +216,9 @@ absl::StatusOr<RepositorySnapshot> RepositoryScanner::Scan() {
       if (!file.has_value()) continue;
       snapshot.folders.insert(fs::path(file->resolved_path).parent_path().string());
     }
+    for (const SourceFile& shard : model.source.shards) {
+      snapshot.folders.insert(fs::path(shard.resolved_path).parent_path().string());
+    }
   }
   std::erase_if(configs_, [&snapshot](const auto& cached) {
     return snapshot.models.find(cached.first) == snapshot.models.end();
@@ -228,7 +257,14 @@ ModelObservation RepositoryScanner::Observe(const std::string& model) {
   }
   absl::StatusOr<SourceFile> weights = ObserveFile(absl::StrCat(folder, "/", *name));
   seen.status = weights.status();
-  if (weights.ok()) seen.source.weights = *std::move(weights);
+  if (!weights.ok()) return seen;
+  if (IsIndex(*name)) {
+    absl::StatusOr<std::vector<SourceFile>> shards = ObserveShards(*entries, folder);
+    seen.status = shards.status();
+    if (!shards.ok()) return seen;
+    seen.source.shards = *std::move(shards);
+  }
+  seen.source.weights = *std::move(weights);
   return seen;
 }
 

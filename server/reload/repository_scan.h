@@ -2,7 +2,8 @@
 // whether that is to be loaded is the reload policy's business.
 //
 // A model is a folder (or a link to one) of the repository. Its weights are the one file with a
-// known extension, or the file its config.pbtxt names; what programs write before they rename it
+// known extension, the one index of several, or the file its config.pbtxt names; what programs
+// write before they rename it
 // (.tmp, .part, a leading dot) is not seen. Links are followed everywhere, so that what matters is
 // the file that is reached: a ConfigMap's `model.pth -> ..data/model.pth` changes when `..data`
 // does.
@@ -16,6 +17,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -37,6 +39,9 @@ struct SourceFile {
 struct ModelSource {
   std::optional<SourceFile> config;
   std::optional<SourceFile> weights;
+  // Where the weights are an index (model.safetensors.index.json): the weights files beside it, of
+  // which the index names some or all.
+  std::vector<SourceFile> shards = {};
 
   bool operator==(const ModelSource&) const = default;
 };

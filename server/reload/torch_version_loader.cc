@@ -158,7 +158,7 @@ absl::StatusOr<std::unique_ptr<ModelVersion>> TorchVersionLoader::Load(
   auto devices = DevicesFor(request.config);
   if (!devices.ok()) return devices.status();
 
-  auto checkpoint = OpenCheckpoint(request.weights_path);
+  auto checkpoint = OpenCheckpoint(request.weights_path, checkpoint_options_);
   if (!checkpoint.ok()) return checkpoint.status();
   const auto layout = DescribeState(**checkpoint);
   if (!layout.ok()) return layout.status();

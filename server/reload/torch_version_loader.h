@@ -12,6 +12,7 @@
 #include <memory>
 #include <vector>
 
+#include "server/checkpoint/checkpoint.h"
 #include "server/reload/version_loader.h"
 
 namespace sconce {
@@ -19,7 +20,9 @@ namespace sconce {
 class TorchVersionLoader : public VersionLoader {
  public:
   // `devices`: where replicas go unless a model's configuration says otherwise.
-  explicit TorchVersionLoader(std::vector<c10::Device> devices) : devices_(std::move(devices)) {}
+  // `checkpoint_options`: how weights files are read.
+  TorchVersionLoader(std::vector<c10::Device> devices, const CheckpointOptions& checkpoint_options)
+      : devices_(std::move(devices)), checkpoint_options_(checkpoint_options) {}
 
   absl::StatusOr<std::unique_ptr<ModelVersion>> Load(const LoadRequest& request) override;
 
@@ -27,6 +30,7 @@ class TorchVersionLoader : public VersionLoader {
   absl::StatusOr<std::vector<c10::Device>> DevicesFor(const ModelConfig& config) const;
 
   const std::vector<c10::Device> devices_;
+  const CheckpointOptions checkpoint_options_;
 };
 
 }  // namespace sconce

@@ -108,9 +108,12 @@ at::Tensor Cast(const at::Tensor& saved, const at::Tensor& own) {
 
 class Loader {
  public:
-  Loader(models::Net& net, const StateDict& state) : net_(net), state_(state) {}
+  // Where `values` are not wanted, what would be assigned is not made either.
+  Loader(const models::Net& net, const StateDict& state, bool values)
+      : net_(net), state_(state), values_(values) {}
 
-  absl::StatusOr<IncompatibleKeys> Load(const LoadOptions& options) {
+  // Says whether all fits; assigned() is then what each tensor of the net is to be given.
+  absl::StatusOr<IncompatibleKeys> Fit(const LoadOptions& options) {
     std::unordered_map<std::string_view, const StateEntry*> tensors;
     for (const StateEntry& entry : state_.tensors) tensors.emplace(entry.name, &entry);
     std::unordered_map<std::string_view, const NonTensorEntry*> non_tensors;
@@ -121,7 +124,7 @@ class Loader {
     for (const models::NamedTensor& own : own_tensors) {
       known.insert(own.name);
       if (const auto saved = tensors.find(own.name); saved != tensors.end()) {
-        assigned_.push_back(Fit(own, *saved->second));
+        assigned_.push_back(FitOne(own, *saved->second));
       } else if (const auto other = non_tensors.find(own.name); other != non_tensors.end()) {
         errors_.push_back(
             absl::StrCat("While copying the parameter named \"", Printable(own.name),
@@ -129,10 +132,10 @@ class Loader {
                          "received <class '",
                          other->second->type_name, "'>"));
       } else if (MayLackCounter(own, state_)) {
-        assigned_.push_back(at::zeros(own.tensor.sizes(), own.tensor.options()));
+        if (values_) assigned_.push_back(at::zeros(own.tensor.sizes(), own.tensor.options()));
       } else {
         keys_.missing.push_back(own.name);
-        if (!options.strict) assigned_.push_back(own.tensor.contiguous());
+        if (!options.strict && values_) assigned_.push_back(own.tensor.contiguous());
       }
     }
     keys_.unexpected = UnexpectedKeys(net_, known, state_);
@@ -150,13 +153,14 @@ class Loader {
                                                      net_.class_name(), ":\n\t",
                                                      absl::StrJoin(messages, "\n\t")));
     }
-    for (size_t i = 0; i < assigned_.size(); ++i) net_.Assign(i, assigned_[i]);
     return std::move(keys_);
   }
 
+  const std::vector<at::Tensor>& assigned() const { return assigned_; }
+
  private:
   // What `own` is to be assigned; an undefined tensor after an error.
-  at::Tensor Fit(const models::NamedTensor& own, const StateEntry& saved) {
+  at::Tensor FitOne(const models::NamedTensor& own, const StateEntry& saved) {
     at::Tensor tensor = saved.tensor;
     if (own.tensor.dim() == 0 && tensor.dim() == 1 && tensor.size(0) == 1) {
       tensor = tensor.select(0, 0);  // scalars, before PyTorch 0.4
@@ -173,9 +177,19 @@ class Loader {
       exception =
           "Copying from quantized Tensor to non-quantized Tensor is not allowed, please use "
           "dequantize to get a float Tensor from a quantized Tensor";
+    } else if (saved.sparse == SparseParts::Layout::kCoo) {
+      exception = absl::StrCat(
+          "copy_() between dense and sparse Tensors is not implemented! Found self type = torch.",
+          c10::toString(own.tensor.scalar_type()), "Tensor and src type = torch.sparse.",
+          c10::toString(tensor.scalar_type()), "Tensor");
+    } else if (saved.sparse.has_value()) {
+      exception =
+          "copy_sparse_compressed_ expected sparse compressed tensor layout but got Strided";
     } else {
       try {
-        return Cast(tensor, own.tensor);
+        if (values_) return Cast(tensor, own.tensor);
+        // One element tells whether the types go together.
+        return Cast(at::empty({}, tensor.options()), at::empty({}, own.tensor.options()));
       } catch (const c10::Error& error) {
         exception = error.what_without_backtrace();
       }
@@ -188,21 +202,21 @@ class Loader {
     return {};
   }
 
-  models::Net& net_;
+  const models::Net& net_;
   const StateDict& state_;
+  const bool values_;
   IncompatibleKeys keys_;
   std::vector<std::string> errors_;
   std::vector<at::Tensor> assigned_;  // by index in the network's State(), if nothing is wrong
 };
 
-}  // namespace
-
-absl::StatusOr<IncompatibleKeys> LoadStateDict(models::Net& net, const StateDict& state,
-                                               const LoadOptions& options) {
+// Calls `load`; what LibTorch throws becomes a status.
+template <typename Load>
+absl::StatusOr<IncompatibleKeys> Guarded(const models::Net& net, Load load) {
   // An inference tensor could not become a module's parameter.
   c10::InferenceMode normal(false);
   try {
-    return Loader(net, state).Load(options);
+    return load();
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(
         absl::StrCat("no memory for the weights of ", net.class_name()));
@@ -210,6 +224,24 @@ absl::StatusOr<IncompatibleKeys> LoadStateDict(models::Net& net, const StateDict
     return absl::InternalError(absl::StrCat("loading state_dict for ", net.class_name(), ": ",
                                             error.what_without_backtrace()));
   }
+}
+
+}  // namespace
+
+absl::StatusOr<IncompatibleKeys> LoadStateDict(models::Net& net, const StateDict& state,
+                                               const LoadOptions& options) {
+  return Guarded(net, [&]() -> absl::StatusOr<IncompatibleKeys> {
+    Loader loader(net, state, true);
+    absl::StatusOr<IncompatibleKeys> keys = loader.Fit(options);
+    if (!keys.ok()) return keys;
+    for (size_t i = 0; i < loader.assigned().size(); ++i) net.Assign(i, loader.assigned()[i]);
+    return keys;
+  });
+}
+
+absl::StatusOr<IncompatibleKeys> FitStateDict(const models::Net& net, const StateDict& state,
+                                              const LoadOptions& options) {
+  return Guarded(net, [&] { return Loader(net, state, false).Fit(options); });
 }
 
 }  // namespace sconce

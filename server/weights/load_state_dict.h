@@ -32,6 +32,11 @@ struct IncompatibleKeys {
 absl::StatusOr<IncompatibleKeys> LoadStateDict(models::Net& net, const StateDict& state,
                                                const LoadOptions& options = {});
 
+// What LoadStateDict would say, while `net` is left as it is. Looks at no value, so that `state`
+// may be an outline (OutlineStateDict).
+absl::StatusOr<IncompatibleKeys> FitStateDict(const models::Net& net, const StateDict& state,
+                                              const LoadOptions& options = {});
+
 }  // namespace sconce
 
 #endif  // SCONCE_SERVER_WEIGHTS_LOAD_STATE_DICT_H_

@@ -3,8 +3,11 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/core/InferenceMode.h>
+#include <sys/mman.h>
 
 #include <algorithm>
+#include <cstdint>
+#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -24,12 +27,19 @@ namespace {
 constexpr int64_t kAlignment = 64;
 
 // What makes two descriptors the same view of the same bytes.
-using ViewKey = std::tuple<int32_t, int64_t, DType, std::vector<int64_t>, std::vector<int64_t>, bool,
-                           bool, const void*>;
+using ViewKey = std::tuple<int32_t, int64_t, DType, std::vector<int64_t>, std::vector<int64_t>,
+                           bool, bool, const void*, const void*>;
 
 ViewKey KeyOf(const TensorDescriptor& tensor) {
-  return {tensor.storage, tensor.offset,    tensor.dtype,    tensor.shape,
-          tensor.strides, tensor.conjugate, tensor.negative, tensor.chunks.get()};
+  return {tensor.storage,
+          tensor.offset,
+          tensor.dtype,
+          tensor.shape,
+          tensor.strides,
+          tensor.conjugate,
+          tensor.negative,
+          tensor.chunks.get(),
+          tensor.sparse.has_value() ? tensor.sparse->values.get() : nullptr};
 }
 
 // Where each tensor goes in the one allocation.
@@ -51,6 +61,7 @@ absl::StatusOr<Placement> Place(const Checkpoint& checkpoint) {
       continue;
     }
     placement.offsets.push_back(placement.size_bytes);
+    if (tensors[i].sparse.has_value()) continue;
     int64_t aligned = 0;
     if (__builtin_add_overflow(tensors[i].size_bytes(), kAlignment - 1, &aligned) ||
         __builtin_add_overflow(placement.size_bytes, aligned / kAlignment * kAlignment,
@@ -79,12 +90,52 @@ void Update(ContentHasher& hasher, std::string_view text) {
   hasher.Update({reinterpret_cast<const std::byte*>(text.data()), text.size()});
 }
 
-Digest128 TensorDigest(const TensorDescriptor& tensor, absl::Span<const std::byte> bytes) {
+// The digest of one tensor: dtype, shape and bytes, which may come in pieces.
+class TensorDigest {
+ public:
+  explicit TensorDigest(const TensorDescriptor& tensor) {
+    sconce::Update(hasher_, DTypeName(tensor.dtype));
+    sconce::Update(hasher_, static_cast<int64_t>(tensor.shape.size()));
+    for (const int64_t dimension : tensor.shape) sconce::Update(hasher_, dimension);
+  }
+
+  void Update(absl::Span<const std::byte> bytes) {
+    hasher_.Update(bytes);
+    size_bytes_ += static_cast<int64_t>(bytes.size());
+  }
+  int64_t size_bytes() const { return size_bytes_; }
+  Digest128 Finish() const { return hasher_.Finish(); }
+
+ private:
+  ContentHasher hasher_;
+  int64_t size_bytes_ = 0;
+};
+
+// Of a sparse tensor: of what it is described by, piece by piece, since it takes no memory of its
+// own.
+absl::StatusOr<Digest128> SparseDigest(const Checkpoint& checkpoint,
+                                       const TensorDescriptor& tensor) {
+  constexpr int64_t kPieceBytes = int64_t{1} << 20;
+  const SparseParts& parts = *tensor.sparse;
   ContentHasher hasher;
-  Update(hasher, DTypeName(tensor.dtype));
+  Update(hasher, static_cast<int64_t>(parts.layout));
   Update(hasher, static_cast<int64_t>(tensor.shape.size()));
   for (const int64_t dimension : tensor.shape) Update(hasher, dimension);
-  hasher.Update(bytes);
+  std::vector<std::byte> buffer;
+  for (const auto& part : {parts.indices, parts.compressed_indices, parts.values}) {
+    if (part == nullptr) continue;
+    TensorDigest digest(*part);
+    while (digest.size_bytes() < part->size_bytes()) {
+      const int64_t left = part->size_bytes() - digest.size_bytes();
+      buffer.resize(static_cast<size_t>(std::min(left, kPieceBytes)));
+      absl::Status read = checkpoint.ReadRange(*part, digest.size_bytes(), absl::MakeSpan(buffer));
+      if (!read.ok()) return read;
+      digest.Update(buffer);
+    }
+    const Digest128 finished = digest.Finish();
+    Update(hasher, static_cast<int64_t>(finished.hi));
+    Update(hasher, static_cast<int64_t>(finished.lo));
+  }
   return hasher.Finish();
 }
 
@@ -109,39 +160,10 @@ at::Tensor ViewOf(const at::Tensor& buffer, int64_t offset, const TensorDescript
       .make_tensor();
 }
 
-absl::StatusOr<StateDict> Read(const Checkpoint& checkpoint, const Placement& placement,
-                               const at::Tensor& buffer) {
-  StateDict state;
-  state.stripped_prefix = StrippedPrefix(checkpoint);
-  const size_t cut = state.stripped_prefix.size();
-  std::vector<std::pair<std::string, Digest128>> digests;
-  std::byte* const base = static_cast<std::byte*>(buffer.mutable_data_ptr());
-
-  const std::vector<TensorDescriptor>& tensors = checkpoint.tensors();
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    const TensorDescriptor& tensor = tensors[i];
-    StateEntry entry{.name = tensor.name.substr(cut)};
-    const size_t first = placement.same_view[i];
-    if (first != i) {
-      entry.tensor = state.tensors[first].tensor;
-      entry.quantized = state.tensors[first].quantized;
-      digests.emplace_back(entry.name, digests[first].second);
-      state.tensors.push_back(std::move(entry));
-      continue;
-    }
-    const absl::Span<std::byte> bytes(base + placement.offsets[i],
-                                      static_cast<size_t>(tensor.size_bytes()));
-    if (absl::Status status = checkpoint.ReadInto(tensor, bytes); !status.ok()) return status;
-    digests.emplace_back(entry.name, TensorDigest(tensor, bytes));
-    entry.quantized = IsQuantized(tensor.dtype);
-    entry.tensor = entry.quantized ? at::empty({}, at::kByte).expand(tensor.shape)
-                                   : ViewOf(buffer, placement.offsets[i], tensor);
-    state.tensors.push_back(std::move(entry));
-  }
-  if (absl::Status status = checkpoint.CheckUnchanged(); !status.ok()) return status;
-
+// Everything of the state_dict that is no tensor. REQUIRES: state.stripped_prefix is known.
+void DescribeRest(const Checkpoint& checkpoint, StateDict& state) {
   for (NonTensorEntry entry : checkpoint.non_tensors()) {
-    entry.name.erase(0, cut);
+    entry.name.erase(0, state.stripped_prefix.size());
     state.non_tensors.push_back(std::move(entry));
   }
   for (const auto& [module, version] : checkpoint.module_versions()) {
@@ -149,8 +171,96 @@ absl::StatusOr<StateDict> Read(const Checkpoint& checkpoint, const Placement& pl
     // In the map's order a wrapper's "" comes before the root under it, which is the one to keep.
     if (StripModuleName(state.stripped_prefix, name)) state.module_versions[name] = version;
   }
-  state.weights_id = WeightsId(std::move(digests));
+}
+
+// An entry for a tensor whose values LibTorch does not copy into a plain parameter; nullopt for all
+// others.
+std::optional<StateEntry> WithoutValues(const TensorDescriptor& tensor, const std::string& name) {
+  const bool quantized = IsQuantized(tensor.dtype);
+  if (!quantized && !tensor.sparse.has_value()) return std::nullopt;
+  StateEntry entry{.name = name, .quantized = quantized};
+  entry.tensor =
+      at::empty({}, quantized ? at::kByte : ToScalarType(tensor.dtype)).expand(tensor.shape);
+  if (tensor.sparse.has_value()) entry.sparse = tensor.sparse->layout;
+  return entry;
+}
+
+// Reads each different view to its place in `buffer`; returns the digests by tensor.
+absl::StatusOr<std::vector<Digest128>> ReadAll(const Checkpoint& checkpoint,
+                                               const Placement& placement,
+                                               const at::Tensor& buffer) {
+  const std::vector<TensorDescriptor>& tensors = checkpoint.tensors();
+  std::byte* const base = static_cast<std::byte*>(buffer.mutable_data_ptr());
+  std::vector<Digest128> digests(tensors.size());
+  std::vector<size_t> indices;
+  std::vector<TensorRequest> requests;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const TensorDescriptor& tensor = tensors[i];
+    if (placement.same_view[i] != i) continue;
+    if (tensor.sparse.has_value()) {
+      absl::StatusOr<Digest128> digest = SparseDigest(checkpoint, tensor);
+      if (!digest.ok()) return digest.status();
+      digests[i] = *digest;
+      continue;
+    }
+    if (tensor.size_bytes() == 0) digests[i] = TensorDigest(tensor).Finish();
+    indices.push_back(i);
+    requests.push_back(
+        {.tensor = &tensor,
+         .destination = {base + placement.offsets[i], static_cast<size_t>(tensor.size_bytes())}});
+  }
+  std::vector<std::optional<TensorDigest>> running(requests.size());
+  ReadOptions options;
+  options.on_piece = [&](size_t request, absl::Span<const std::byte> piece) {
+    const TensorDescriptor& tensor = *requests[request].tensor;
+    std::optional<TensorDigest>& digest = running[request];
+    if (!digest.has_value()) digest.emplace(tensor);
+    digest->Update(piece);
+    if (digest->size_bytes() < tensor.size_bytes()) return;
+    digests[indices[request]] = digest->Finish();
+    digest.reset();
+  };
+  absl::Status read = checkpoint.ReadTensors(requests, options);
+  if (!read.ok()) return read;
+  if (absl::Status status = checkpoint.CheckUnchanged(); !status.ok()) return status;
+  for (size_t i = 0; i < tensors.size(); ++i) digests[i] = digests[placement.same_view[i]];
+  return digests;
+}
+
+absl::StatusOr<StateDict> Read(const Checkpoint& checkpoint, const Placement& placement,
+                               const at::Tensor& buffer) {
+  const absl::StatusOr<std::vector<Digest128>> digests = ReadAll(checkpoint, placement, buffer);
+  if (!digests.ok()) return digests.status();
+  StateDict state;
+  state.stripped_prefix = StrippedPrefix(checkpoint);
+  std::vector<std::pair<std::string, Digest128>> named;
+  for (size_t i = 0; i < checkpoint.tensors().size(); ++i) {
+    const TensorDescriptor& tensor = checkpoint.tensors()[i];
+    const std::string name = tensor.name.substr(state.stripped_prefix.size());
+    named.emplace_back(name, (*digests)[i]);
+    const size_t first = placement.same_view[i];
+    if (std::optional<StateEntry> entry = WithoutValues(tensor, name)) {
+      state.tensors.push_back(*std::move(entry));
+    } else if (first != i) {
+      state.tensors.push_back({.name = name, .tensor = state.tensors[first].tensor});
+    } else {
+      state.tensors.push_back(
+          {.name = name, .tensor = ViewOf(buffer, placement.offsets[i], tensor)});
+    }
+  }
+  DescribeRest(checkpoint, state);
+  state.weights_id = WeightsId(std::move(named));
   return state;
+}
+
+// The first touch of fresh memory costs more than reading into it does; with huge pages, less.
+void UseHugePages(const at::Tensor& buffer) {
+  constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
+  const auto begin = reinterpret_cast<uintptr_t>(buffer.data_ptr());
+  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t end = (begin + static_cast<uintptr_t>(buffer.nbytes())) / kHugePage * kHugePage;
+  // Where the kernel has none to give, ordinary pages do.
+  if (first < end) (void)::madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
 }
 
 }  // namespace
@@ -168,6 +278,23 @@ absl::StatusOr<StateLayout> DescribeState(const Checkpoint& checkpoint) {
   return layout;
 }
 
+StateDict OutlineStateDict(const Checkpoint& checkpoint) {
+  c10::InferenceMode normal(false);
+  StateDict state;
+  state.stripped_prefix = StrippedPrefix(checkpoint);
+  for (const TensorDescriptor& tensor : checkpoint.tensors()) {
+    const std::string name = tensor.name.substr(state.stripped_prefix.size());
+    if (std::optional<StateEntry> entry = WithoutValues(tensor, name)) {
+      state.tensors.push_back(*std::move(entry));
+    } else {
+      state.tensors.push_back(
+          {.name = name, .tensor = at::empty({}, ToScalarType(tensor.dtype)).expand(tensor.shape)});
+    }
+  }
+  DescribeRest(checkpoint, state);
+  return state;
+}
+
 absl::StatusOr<StateDict> ReadStateDict(const Checkpoint& checkpoint) {
   absl::StatusOr<Placement> placement = Place(checkpoint);
   if (!placement.ok()) return placement.status();
@@ -176,6 +303,7 @@ absl::StatusOr<StateDict> ReadStateDict(const Checkpoint& checkpoint) {
   at::Tensor buffer;
   try {
     buffer = at::empty({placement->size_bytes}, at::kByte);
+    UseHugePages(buffer);
   } catch (const std::exception& error) {
     return absl::ResourceExhaustedError(absl::StrCat(
         checkpoint.path(), ": no memory for the weights (", placement->size_bytes, " bytes)"));

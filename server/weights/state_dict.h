@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,8 @@ struct StateEntry {
   // LibTorch does not copy quantised values into a float parameter: `tensor` then has the shape of
   // what was saved, and no values.
   bool quantized = false;
+  // The same for a sparse tensor and a parameter that is none.
+  std::optional<SparseParts::Layout> sparse = std::nullopt;
 };
 
 struct StateDict {
@@ -50,8 +53,12 @@ struct StateDict {
 // InvalidArgument where the tensors' sizes add up to more than any memory.
 absl::StatusOr<StateLayout> DescribeState(const Checkpoint& checkpoint);
 
-// Reads all tensors into one allocation, each 64-byte aligned and contiguous; tied weights share.
-// Errors are those of the checkpoint (Aborted: the file was changed meanwhile), or
+// What ReadStateDict would give, without values and without a weights id: each tensor has its shape
+// and dtype, with one element seen through strides of 0. For FitStateDict.
+StateDict OutlineStateDict(const Checkpoint& checkpoint);
+
+// Reads all tensors but sparse ones into one allocation, each 64-byte aligned and contiguous; tied
+// weights share. Errors are those of the checkpoint (Aborted: the file was changed meanwhile), or
 // ResourceExhausted where there is not enough memory.
 absl::StatusOr<StateDict> ReadStateDict(const Checkpoint& checkpoint);
 

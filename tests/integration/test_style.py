@@ -13,7 +13,7 @@ from serving import ROOT, run_sconce
 
 # A folder may include its own headers and those of folders with a lower rank.
 RANK = {
-    "base": 0, "checkpoint": 1, "weights": 2, "device": 3, "registry": 4,
+    "base": 0, "checkpoint": 1, "weights": 2, "tools": 3, "device": 3, "registry": 4,
     "reload": 5, "batching": 5, "rpc": 6, "http": 6, "app": 7,
 }
 # Folders without torch, and the files in them that may have it all the same.
@@ -150,20 +150,44 @@ def readme():
     return (ROOT / "README.md").read_text()
 
 
-def test_readme_tells_flags_defaults_and_meanings_as_help_does(readme):
-    text = " ".join(run_sconce("serve", "--help").stdout.split())
-    text = text[: text.index("A repository holds")]
+def flags_in_help(command):
+    """{flag: [default, meaning]} as `--help` tells them."""
     said = {}
-    for entry in re.split(r" (?=--\w)", text)[1:]:
-        flag, value, meaning = entry.split(" ", 2)
-        default = value.partition("=")[2]
-        if meaning.startswith("REQUIRED "):
-            default, meaning = "required", meaning.removeprefix("REQUIRED ")
-        said[flag] = [default, meaning.strip()]
+    for line in run_sconce(command, "--help").stdout.partition("\nOptions:\n")[2].splitlines():
+        if not line.startswith("  "):
+            break  # the end of the list
+        found = re.match(r"  (?:-\w,)?(--[\w-]+) ?(.*?)(?:$|  +(.*))", line)
+        if not found:
+            said[flag][1] += line.strip()
+            continue
+        flag, value, meaning = found.groups(default="")
+        default = "required" if value.endswith("REQUIRED") else value.partition("=")[2]
+        said[flag] = ["" if flag == "--prefix" else default, meaning]
+    del said["--help"]
+    return said
+
+
+def test_readme_tells_flags_defaults_and_meanings_as_help_does(readme):
+    said = flags_in_help("serve")
     written = {
         flag: [cells[1].strip("`"), cells[2].strip()]
         for flag, cells in table_rows(readme, r"--[\w-]+").items()
     }
+    assert len(said) >= 10
+    assert written == said
+
+
+def test_readme_tells_the_flags_of_the_other_commands_too(readme):
+    said = {}
+    for command in ("inspect", "check", "diff", "convert", "merge"):
+        for flag, (default, meaning) in flags_in_help(command).items():
+            said[command, flag] = [default, meaning]
+    written = {}
+    for line in readme.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        found = re.match(r"`(--[\w-]+)", cells[1]) if len(cells) == 4 else None
+        if found:
+            written[cells[0].strip("`"), found[1]] = [cells[2].strip("`"), cells[3]]
     assert len(said) >= 10
     assert written == said
 
@@ -187,3 +211,14 @@ def test_readme_tells_metrics_types_labels_and_meanings_as_the_server_does(
         for name, cells in table_rows(readme, r"sconce_\w+").items()
     }
     assert written == said
+
+
+def test_every_test_that_the_security_document_names_exists():
+    text = (ROOT / "docs" / "security.md").read_text()
+    named = re.findall(r"`(\w+Test)\.(\w+)`", text)
+    written = set()
+    for path in (ROOT / "tests" / "unit" / "checkpoint").glob("*_test.cc"):
+        written.update(re.findall(r"^TEST\((\w+), (\w+)\)", path.read_text(), re.MULTILINE))
+    assert [name for name in named if name not in written] == []
+    cases = [int(number) for number in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)]
+    assert cases == list(range(1, 44))

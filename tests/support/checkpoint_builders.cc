@@ -3,7 +3,7 @@
 #include <cstddef>
 
 #include "absl/types/span.h"
-#include "server/checkpoint/crc32.h"
+#include "server/checkpoint/data/crc32.h"
 
 namespace sconce {
 namespace pickle {
@@ -186,6 +186,50 @@ std::string SmallTorchFile(const std::vector<std::pair<std::string, std::vector<
     storages.emplace_back(tensor.key, Bytes(values));
   }
   return TorchZip(pickle::Stream(pickle::OrderedDict(entries)), storages).Build();
+}
+
+std::string LegacyFile::Build() const {
+  const auto or_default = [](const std::string& given, const std::string& otherwise) {
+    return given.empty() ? otherwise : given;
+  };
+  std::vector<std::string> known_keys;
+  for (const Storage& storage : storages) known_keys.push_back(pickle::Str(storage.key));
+  std::string file =
+      or_default(magic, pickle::Stream("\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19")) +
+      or_default(protocol, pickle::Stream(pickle::Int(1001))) +
+      or_default(sys_info, pickle::Stream(pickle::Dict({{"little_endian", pickle::Bool(true)}}))) +
+      object + or_default(keys, pickle::Stream(pickle::List(known_keys)));
+  for (const Storage& storage : storages) file += LittleEndian(storage.count) + storage.bytes;
+  return file;
+}
+
+std::string Tar(const std::vector<TarMember>& members) {
+  const auto octal = [](size_t number, size_t digits) {
+    std::string text;
+    for (size_t i = digits; i-- > 0;) text += static_cast<char>('0' + (number >> (3 * i) & 7));
+    return text;
+  };
+  std::string file;
+  for (const TarMember& member : members) {
+    std::string header(512, '\0');
+    const auto put = [&](size_t at, const std::string& text) {
+      header.replace(at, text.size(), text);
+    };
+    put(0, member.name);
+    put(124, member.size.value_or(octal(member.data.size(), 11)));
+    put(148, std::string(8, ' '));
+    header[156] = member.type;
+    put(157, member.link);
+    put(257, std::string("ustar\0"
+                         "00",
+                         8));
+    size_t sum = member.good_checksum ? 0 : 1;
+    for (const char c : header) sum += static_cast<uint8_t>(c);
+    put(148, octal(sum, 6) + std::string("\0 ", 2));
+    file += header + member.data;
+    file.resize((file.size() + 511) / 512 * 512);
+  }
+  return file + std::string(1024, '\0');
 }
 
 std::string SafetensorsFile(std::string_view header, std::string_view data,

@@ -119,6 +119,35 @@ ZipBuilder TorchZip(std::string_view stream,
 // A whole file with one float tensor per name, [n] each, as the state_dict at the top.
 std::string SmallTorchFile(const std::vector<std::pair<std::string, std::vector<float>>>& tensors);
 
+// The format before PyTorch 1.6. Each part can be made to lie.
+struct LegacyFile {
+  std::string magic;  // whole pickles, as those that follow; empty: the true one
+  std::string protocol;
+  std::string sys_info;
+  std::string object;
+  std::string keys;  // empty: the list of the storages' keys
+  struct Storage {
+    std::string key;
+    int64_t count = 0;  // of elements, as it stands before the bytes
+    std::string bytes;
+  };
+  std::vector<Storage> storages;
+
+  std::string Build() const;
+};
+
+// A member of a tar archive.
+struct TarMember {
+  std::string name;
+  std::string data;
+  char type = '0';
+  std::string link = "";
+  std::optional<std::string> size = std::nullopt;  // the field's bytes in place of the truth
+  bool good_checksum = true;
+};
+
+std::string Tar(const std::vector<TarMember>& members);
+
 // `header_size`, where given, lies about the header.
 std::string SafetensorsFile(std::string_view header, std::string_view data,
                             std::optional<uint64_t> header_size = std::nullopt);

@@ -1,19 +1,24 @@
-// checkpoint_dump FILE [--verify-crc] [--bytes-to OUT]: prints what the checkpoint reader makes of
-// a file as JSON, and writes all tensors' bytes, one after the other, to OUT. Lets tests compare
-// the reader with Python's torch. An error goes to stderr, with exit status 1.
+// checkpoint_dump FILE [--verify-crc] [--dense MAX_BYTES] [--bytes-to OUT]: prints what the
+// checkpoint reader makes of a file as JSON, and writes all tensors' bytes, one after the other, to
+// OUT; with --dense as ReadDense gives them, else without those of sparse tensors. Lets tests
+// compare the reader with Python's torch. An error goes to stderr, with exit status 1.
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "nlohmann/json.hpp"
 #include "server/base/content_hash.h"
 #include "server/checkpoint/checkpoint.h"
+#include "server/checkpoint/data/dense_read.h"
 
 namespace sconce {
 namespace {
@@ -43,7 +48,24 @@ Json Describe(const TensorDescriptor& tensor) {
       q["zero_point"] = quantizer.zero_point;
     }
   }
+  if (tensor.sparse.has_value()) {
+    const SparseParts& parts = *tensor.sparse;
+    json["size_bytes"] = 0;
+    Json& s = json["sparse"] = {{"layout", static_cast<int>(parts.layout)},
+                                {"coalesced", parts.coalesced},
+                                {"indices", Describe(*parts.indices)},
+                                {"values", Describe(*parts.values)}};
+    if (parts.compressed_indices != nullptr) {
+      s["compressed_indices"] = Describe(*parts.compressed_indices);
+    }
+  }
   return json;
+}
+
+Json Describe(const ModuleEntry& module) {
+  Json attributes = Json::object();
+  for (const MetadataEntry& entry : module.attributes) attributes[entry.name] = entry.value;
+  return {{"class", module.class_name}, {"attributes", std::move(attributes)}};
 }
 
 int Fail(const absl::Status& status) {
@@ -53,10 +75,13 @@ int Fail(const absl::Status& status) {
 
 int Main(const std::vector<std::string_view>& arguments) {
   std::string path, bytes_to;
+  std::optional<int64_t> max_dense_bytes;
   CheckpointOptions options;
   for (size_t i = 0; i < arguments.size(); ++i) {
     if (arguments[i] == "--verify-crc") {
       options.verify_crc = true;
+    } else if (arguments[i] == "--dense" && i + 1 < arguments.size()) {
+      max_dense_bytes = std::stoll(std::string(arguments[++i]));
     } else if (arguments[i] == "--bytes-to" && i + 1 < arguments.size()) {
       bytes_to = arguments[++i];
     } else {
@@ -68,6 +93,7 @@ int Main(const std::vector<std::string_view>& arguments) {
   const Checkpoint& file = **checkpoint;
 
   Json listing = {{"format", file.format()},
+                  {"producer", file.producer()},
                   {"wrapper", file.wrapper()},
                   {"has_module_versions", file.has_module_versions()},
                   {"module_versions", file.module_versions()},
@@ -76,16 +102,30 @@ int Main(const std::vector<std::string_view>& arguments) {
   for (const NonTensorEntry& entry : file.non_tensors()) {
     listing["non_tensors"][entry.name] = entry.type_name;
   }
+  for (const ModuleEntry& module : file.modules()) {
+    listing["modules"][module.path] = Describe(module);
+  }
   std::ofstream out;
   if (!bytes_to.empty()) out.open(bytes_to, std::ios::binary);
   listing["tensors"] = Json::array();
   for (const TensorDescriptor& tensor : file.tensors()) {
-    std::vector<std::byte> bytes(static_cast<size_t>(tensor.size_bytes()));
-    const absl::Status read = file.ReadInto(tensor, absl::MakeSpan(bytes));
+    Json json = Describe(tensor);
+    absl::Status read;
+    std::vector<std::byte> bytes;
+    if (max_dense_bytes.has_value()) {
+      const absl::StatusOr<DenseForm> form = DenseFormOf(tensor, *max_dense_bytes);
+      if (!form.ok()) return Fail(form.status());
+      json["dtype"] = DTypeName(form->dtype);
+      json["size_bytes"] = form->size_bytes;
+      bytes.resize(static_cast<size_t>(form->size_bytes));
+      read = ReadDense(file, tensor, *max_dense_bytes, absl::MakeSpan(bytes));
+    } else if (!tensor.sparse.has_value()) {
+      bytes.resize(static_cast<size_t>(tensor.size_bytes()));
+      read = file.ReadInto(tensor, absl::MakeSpan(bytes));
+    }
     if (!read.ok()) return Fail(read);
     ContentHasher hasher;
     hasher.Update(bytes);
-    Json json = Describe(tensor);
     json["hash"] = hasher.Finish().Hex();
     listing["tensors"].push_back(std::move(json));
     out.write(reinterpret_cast<const char*>(bytes.data()),

@@ -71,7 +71,17 @@ class FakeCheckpoint final : public Checkpoint {
     }
     return absl::OkStatus();
   }
+  absl::Status ReadTensors(absl::Span<const TensorRequest> requests,
+                           const ReadOptions& options) const override {
+    for (size_t i = 0; i < requests.size(); ++i) {
+      absl::Status read = ReadInto(*requests[i].tensor, requests[i].destination);
+      if (!read.ok()) return read;
+      options.on_piece(i, requests[i].destination);
+    }
+    return absl::OkStatus();
+  }
   absl::Status CheckUnchanged() const override { return unchanged; }
+  absl::Status UseManifests() override { return absl::OkStatus(); }
 
   mutable std::map<std::string, int> reads;
   absl::Status unchanged;

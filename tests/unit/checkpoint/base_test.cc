@@ -9,7 +9,7 @@
 #include "server/base/dtype.h"
 #include "server/base/file.h"
 #include "server/base/printable.h"
-#include "server/checkpoint/crc32.h"
+#include "server/checkpoint/data/crc32.h"
 #include "tests/support/temp_dir.h"
 
 namespace sconce {

@@ -34,10 +34,8 @@ TEST(OpenCheckpointTest, ContainerIsFoundByContentNotByName) {
 
 TEST(OpenCheckpointTest, OtherFilesAreNamed) {
   ExpectRefused("", {"empty file"});
-  ExpectRefused("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.more",
-                {"before PyTorch 1.6"});
   ExpectRefused("\x80\x02}q\x01.", {"bare pickle"});
-  ExpectRefused(std::string(257, 'a') + "ustar" + std::string(400, 'b'), {"tar archive"});
+  ExpectRefused(std::string(257, 'a') + "ustar" + std::string(400, 'b'), {"tar byte 0"});
   ExpectRefused("version https://git-lfs.github.com/spec/v1\noid sha256:12", {"Git LFS pointer"});
   ExpectRefused("<!DOCTYPE html><html>", {"HTML page"});
   ExpectRefused("\x89HDF\r\n\x1a\n", {"HDF5"});
@@ -46,7 +44,7 @@ TEST(OpenCheckpointTest, OtherFilesAreNamed) {
       "\x7f"
       "ELF\2\1\1",
       {"shared library"});
-  ExpectRefused("{\"metadata\": {\"total_size\": 1}}", {"JSON file", "index"});
+  ExpectRefused("{\"metadata\": {\"total_size\": 1}}", {"JSON object", "weight_map"});
   ExpectRefused(std::string(4096, '\0'), {"zeros", "still being written"});
   ExpectRefused("hello, world\n", {"unknown format", "hello, world\\n"});
   ExpectRefused("P", {"unknown format"});
@@ -58,7 +56,7 @@ TEST(OpenCheckpointTest, MissingFilesFoldersAndPipesAreRefused) {
   EXPECT_EQ(OpenCheckpoint(folder.Path("none.pth")).status().code(), absl::StatusCode::kNotFound);
   const absl::Status directory = OpenCheckpoint(folder.path()).status();
   EXPECT_EQ(directory.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_NE(directory.message().find("got a folder"), std::string::npos) << directory;
+  EXPECT_NE(directory.message().find("expected a folder with"), std::string::npos) << directory;
   // Opening a FIFO without a writer must not wait for one.
   ASSERT_EQ(::mkfifo(folder.Path("pipe.pth").c_str(), 0600), 0);
   const absl::Status pipe = OpenCheckpoint(folder.Path("pipe.pth")).status();

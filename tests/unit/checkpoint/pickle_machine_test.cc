@@ -1,6 +1,6 @@
 // Pickle streams that lie, and what sound ones become.
 
-#include "server/checkpoint/pickle_machine.h"
+#include "server/checkpoint/pickle/pickle_machine.h"
 
 #include <gtest/gtest.h>
 
@@ -52,6 +52,10 @@ TEST(PickleMachineTest, ScalarsAreRead) {
   EXPECT_EQ(integer("\x8a\x05\0\0\0\x80\0"s), int64_t{1} << 31);
   EXPECT_EQ(integer("\x8a\x08\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x7F"s), INT64_MAX);
   EXPECT_EQ(integer("\x8b\x01\0\0\0\x07"s), 7);
+  EXPECT_EQ(integer("I94578123456789\n"), 94578123456789);
+  EXPECT_EQ(integer("I-9223372036854775808\n"), INT64_MIN);
+  EXPECT_EQ(integer("I00\n0K\7"), 7);
+  EXPECT_TRUE(Parsed(Stream("I01\n")).Bool(0));
   const PickleTree real = Parsed(Stream("G\x3F\xF8\0\0\0\0\0\0"s));
   EXPECT_EQ(real.Float(real.root()), 1.5);
   const PickleTree big = Parsed(Stream("\x8a\x09\0\0\0\0\0\0\0\0\x01"s));
@@ -242,6 +246,27 @@ TEST(PickleMachineTest, TooManyValuesAreRefused) {
 TEST(PickleMachineTest, TrailingBytesAndMissingStopAreRefused) {
   ExpectBad(Stream("N") + "x", {"nothing after STOP", "1 bytes more"});
   ExpectBad("\x80\x02N", {"STOP", "end of the stream"});
+}
+
+TEST(PickleMachineTest, LongNamesOfGlobalsAreRefused) {
+  EXPECT_TRUE(ParsePickle(Stream(pickle::Global(std::string(1024, 'm'), "n"))).ok());
+  ExpectBadBody(pickle::Global(std::string(1025, 'm'), "n"), {"at most 1024 bytes"});
+  ExpectBad(Stream(Str("m") + Str(std::string(1025, 'n')) + "\x93", 4), {"at most 1024 bytes"});
+}
+
+TEST(PickleMachineTest, Python2sOpcodesAreRead) {
+  const PickleTree tree = Parsed(Stream("(cmod\nOld\nK\1K\2o}(" + Str("a") + "K\3ub"));
+  ASSERT_EQ(tree.kind(tree.root()), PickleKind::kCall);
+  EXPECT_EQ(tree.TypeName(tree.root()), "mod.Old");
+  EXPECT_EQ(tree.Items(tree.Arguments(tree.root())).size(), 2u);
+  EXPECT_EQ(tree.Int(tree.Lookup(tree.State(tree.root()), "a")), 3);
+  ExpectBadBody("(o", {"a class above the MARK"});
+  ExpectBadBody("o", {"MARK", "OBJ"});
+  ExpectBadBody("(No", {"a class or function for OBJ", "None"});
+  for (const char* line : {"\n", "1L\n", "0x1\n", "9223372036854775808\n", " 1\n", "1 \n"}) {
+    ExpectBadBody(std::string("I") + line, {"decimal digits"});
+  }
+  ExpectBadBody("I12", {"a line"});
 }
 
 TEST(PickleMachineTest, PopAndMarksFollowPython) {

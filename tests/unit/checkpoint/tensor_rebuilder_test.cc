@@ -170,7 +170,7 @@ TEST(TensorRebuilderTest, MalformedPersistentIdsAreRefused) {
   ExpectTensorRefused(with_id(Tuple({Str("storage"), cls, Str("0"), Str("cpu"), Str("4")})),
                       {"number of elements", "a string"});
   ExpectTensorRefused(with_id(Tuple({Str("storage"), cls, Str("0"), Str("cpu"), Int(-4)})),
-                      {"storage '0'", "0 or more elements", "-4"});
+                      {"storage '0'", "0 or more", "-4"});
   ExpectTensorRefused(
       with_id(Tuple({Str("storage"), Global("os", "system"), Str("0"), Str("cpu"), Int(4)})),
       {"storage class", "os.system"});
@@ -262,18 +262,46 @@ TEST(TensorRebuilderTest, BadRanksAreRefused) {
   ExpectTensorRefused(tensor, {"at most 64 dimensions", "65"});
 }
 
-TEST(TensorRebuilderTest, TensorsWithoutDenseDataAreRefused) {
-  const std::string layout =
-      Call(Global("torch.serialization", "_get_layout"), Tuple({Str("torch.sparse_coo")}));
-  TensorPickle indices = Floats();
-  ExpectRefused(FileWithEntry(Call(
-                    Global("torch._utils", "_rebuild_sparse_tensor"),
-                    Tuple({layout, Tuple({indices.Build(), Floats().Build(), Tuple({Int(1)})})}))),
-                {"tensor 'w'", "sparse"});
-  ExpectRefused(
-      FileWithEntry(Call(Global("torch._utils", "_rebuild_meta_tensor_no_storage"),
-                         Tuple({Global("torch", "float32"), ")", ")", pickle::Bool(false)}))),
-      {"tensor 'w'", "meta device"});
+TEST(TensorRebuilderTest, TensorsWithoutDataAreRefusedOrNamed) {
+  const std::string meta = Call(Global("torch._utils", "_rebuild_meta_tensor_no_storage"),
+                                Tuple({Global("torch", "float32"), ")", ")", pickle::Bool(false)}));
+  ExpectRefused(FileWithEntry(meta), {"only tensors on the meta device"});
+  const std::string parameter =
+      Call(Global("torch._utils", "_rebuild_parameter"), Tuple({meta, pickle::Bool(true), "}"}));
+  const Opened opened =
+      OpenBytes(FileWith(OrderedDict({{"w", Floats().Build()}, {"m", meta}, {"p", parameter}})));
+  ASSERT_TRUE(opened.ok()) << opened.checkpoint.status();
+  EXPECT_EQ(opened->tensors().size(), 1u);
+  ASSERT_EQ(opened->non_tensors().size(), 2u);
+  EXPECT_EQ(opened->non_tensors()[1].type_name, "tensor on the meta device, without data");
+  for (const char* function : {"_rebuild_wrapper_subclass", "_rebuild_nested_tensor"}) {
+    ExpectRefused(FileWithEntry(Call(Global("torch._utils", function), Tuple({Int(1)}))),
+                  {"tensor 'w'", std::string("got torch._utils.") + function});
+  }
+}
+
+TEST(TensorRebuilderTest, BytesOfABigEndianMachineAreTurned) {
+  const auto big_endian = [](const TensorPickle& tensor, const std::string& bytes) {
+    ZipBuilder zip = TorchZip(pickle::Stream(OrderedDict({{"w", tensor.Build()}})), {{"0", bytes}});
+    for (ZipRecord& record : zip.records) {
+      if (record.name == "archive/byteorder") record.data = "big";
+    }
+    return OpenBytes(zip.Build());
+  };
+  TensorPickle tensor = Floats(2);
+  tensor.storage_class = Global("torch", "IntStorage");
+  const Opened ints = big_endian(tensor, std::string("\0\0\1\2\xff\xff\xff\xfe", 8));
+  ASSERT_TRUE(ints.ok()) << ints.checkpoint.status();
+  EXPECT_EQ(Read<int32_t>(**ints.checkpoint, ints->tensors()[0]), (std::vector<int32_t>{258, -2}));
+  tensor = Floats(1);
+  tensor.storage_class = Global("torch", "ComplexFloatStorage");
+  const Opened complex = big_endian(tensor, std::string("\x3f\x80\0\0\x40\0\0\0", 8));
+  EXPECT_EQ(Read<float>(**complex.checkpoint, complex->tensors()[0]), (std::vector<float>{1, 2}));
+  tensor = Floats(3);
+  tensor.storage_class = Global("torch", "ByteStorage");
+  const Opened bytes = big_endian(tensor, "\1\2\3");
+  EXPECT_EQ(Read<uint8_t>(**bytes.checkpoint, bytes->tensors()[0]),
+            (std::vector<uint8_t>{1, 2, 3}));
 }
 
 TEST(TensorRebuilderTest, ExpandedBombsAreRefused) {

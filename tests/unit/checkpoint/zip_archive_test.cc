@@ -296,7 +296,7 @@ TEST(TorchZipTest, BadVersionByteOrderOrAlignmentIsRefused) {
                {"archive/version", "11\n"},
                {"archive/version", "three"},
                {"archive/version", ""},
-               {"archive/byteorder", "big"},
+               {"archive/byteorder", "BIG"},
                {"archive/byteorder", "middle"},
                {"archive/.storage_alignment", "0"},
                {"archive/.storage_alignment", "-64"},
@@ -328,7 +328,7 @@ TEST(TorchZipTest, OtherZipArchivesAreNamed) {
   zip.records.push_back(Extra("archive/constants.pkl"));
   ExpectRefused(zip.Build(), {"TorchScript"});
   zip.records.back() = Extra("archive/archive_format", "pt2");
-  ExpectRefused(zip.Build(), {".pt2"});
+  ExpectRefused(zip.Build(), {"exported program"});
   ZipBuilder plain;
   plain.records.push_back(Extra("photos/cat.jpg"));
   ExpectRefused(plain.Build(), {"'data.pkl' in 'photos'", "torch.save did not write it"});

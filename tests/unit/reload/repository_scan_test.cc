@@ -64,6 +64,24 @@ TEST_F(RepositoryScanTest, TheOneWeightsFileIsTheCandidate) {
   }
 }
 
+TEST_F(RepositoryScanTest, AnIndexStandsForTheFilesBesideIt) {
+  dir_.Write("m/model-00001-of-00002.safetensors", "a");
+  dir_.Write("m/model-00002-of-00002.safetensors", "b");
+  EXPECT_THAT(MessageOf(ScanModel()), HasSubstr("expected one weights file, got 2"));
+  dir_.Write("m/config.json", "{}");
+  dir_.Write("m/model.safetensors.index.json", "{}");
+  const ModelObservation seen = ScanModel();
+  ASSERT_TRUE(seen.status.ok()) << seen.status;
+  EXPECT_EQ(seen.source.weights->path, dir_.Path("m/model.safetensors.index.json"));
+  ASSERT_EQ(seen.source.shards.size(), 2u);
+  EXPECT_EQ(seen.source, ScanModel().source);
+  EXPECT_TRUE(IsUnchanged(seen.source, dir_.Path("m")));
+
+  dir_.Write("m/model-00002-of-00002.safetensors", "longer");
+  EXPECT_FALSE(seen.source == ScanModel().source);
+  EXPECT_FALSE(IsUnchanged(seen.source, dir_.Path("m")));
+}
+
 TEST_F(RepositoryScanTest, EmptyFolderHasNoWeightsYet) {
   dir_.MakeFolder("m");
   EXPECT_EQ(ScanModel().status.code(), absl::StatusCode::kNotFound);
