@@ -96,13 +96,13 @@ struct TensorDescriptor {
   std::vector<int64_t> shape;
   std::vector<int64_t> strides;  // in elements, one per dimension, never negative
   int64_t offset = 0;            // in elements: the first element's place in the storage
-  // Index into Checkpoint::storages(); kNoStorage for a tensor in chunks and for a sparse one, whose
-  // strides are those of the contiguous tensor and whose offset is 0.
+  // Index into Checkpoint::storages(); kNoStorage for a tensor in chunks and for a sparse one,
+  // whose strides are those of the contiguous tensor and whose offset is 0.
   int32_t storage = 0;
-  bool conjugate = false;        // stored bytes are the conjugate; ReadInto resolves it
-  bool negative = false;         // stored bytes are the negative; ReadInto resolves it
-  bool big_endian = false;       // stored numbers begin with the highest byte; ReadInto turns them
-  bool is_parameter = false;     // saved as torch.nn.Parameter
+  bool conjugate = false;     // stored bytes are the conjugate; ReadInto resolves it
+  bool negative = false;      // stored bytes are the negative; ReadInto resolves it
+  bool big_endian = false;    // stored numbers begin with the highest byte; ReadInto turns them
+  bool is_parameter = false;  // saved as torch.nn.Parameter
   std::optional<Quantizer> quantizer;
   std::optional<SparseParts> sparse;
   // Disjoint, and together the whole tensor; null for a tensor that lies in one storage.
@@ -128,8 +128,8 @@ struct MetadataEntry {
 
 // A module of a model that was saved whole. All parts fit to print.
 struct ModuleEntry {
-  std::string path;        // "" for the model itself, "layer1.0.conv1"
-  std::string class_name;  // "torch.nn.modules.conv.Conv2d"
+  std::string path;                       // "" for the model itself, "layer1.0.conv1"
+  std::string class_name;                 // "torch.nn.modules.conv.Conv2d"
   std::vector<MetadataEntry> attributes;  // its hyper-parameters, such as kernel_size
 };
 
@@ -137,9 +137,10 @@ struct CheckpointOptions {
   // Compare each zip member that is read with the checksum the archive gives for it. Off by
   // default: PyTorch can be told to write archives without valid checksums.
   bool verify_crc = false;
-  // Compare each file with the SHA-256 in the manifest beside it (manifest.h), which must be there.
-  // Nothing of a tensor is handed out before every file has been read and compared in full;
-  // ReadTensors does that in the same pass, any other read first.
+  // Compare each of files() with the SHA-256 in the manifest beside it (manifest.h), which must be
+  // there. Nothing of a tensor is handed out before the files that it lies in, and those that say
+  // where it lies, have been read and compared in full; ReadTensors does that in the same pass, any
+  // other read first. An index is compared when it is opened.
   bool verify_sha256 = false;
   // The most bytes of structure (central directory, pickle, JSON header) read from one file.
   int64_t max_metadata_bytes = int64_t{256} << 20;
@@ -212,8 +213,8 @@ class Checkpoint {
   // Entries of the state_dict that are neither tensors, nor None, nor a module's extra state.
   const std::vector<NonTensorEntry>& non_tensors() const { return listing_.non_tensors; }
 
-  // What lies beside the weights: epoch, loss, training state, safetensors' __metadata__. Inert text
-  // for display.
+  // What lies beside the weights: epoch, loss, training state, safetensors' __metadata__. Inert
+  // text for display.
   const std::vector<MetadataEntry>& metadata() const { return listing_.metadata; }
 
   // The modules of a model that was saved whole, parents before children; else empty.
@@ -232,8 +233,8 @@ class Checkpoint {
                                  absl::Span<std::byte> destination) const = 0;
 
   // As ReadInto for each request, in the files' order and with several threads, which is faster the
-  // smaller and the more the tensors are. Beside the destinations each thread takes a few MiB. After
-  // an error the destinations hold anything.
+  // smaller and the more the tensors are. Beside the destinations each thread takes a few MiB.
+  // After an error the destinations hold anything.
   virtual absl::Status ReadTensors(absl::Span<const TensorRequest> requests,
                                    const ReadOptions& options) const = 0;
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <chrono>
 #include <filesystem>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "server/base/printable.h"
+#include "server/checkpoint/folder/known_names.h"
 
 namespace sconce {
 namespace {
@@ -92,6 +94,25 @@ std::string NameSome(const std::vector<std::string>& names) {
   return text;
 }
 
+// The one among `candidates` and `indexes` that has the first of the names of Hugging Face's
+// libraries, as Checkpoint chooses in a folder; "" where there is none, or a file of weights that
+// could be meant as well.
+std::string ChooseKnown(const std::vector<std::string>& candidates,
+                        const std::vector<std::string>& indexes) {
+  const auto is_known = [](const std::string& name) {
+    return std::find(kKnownWeightsNames.begin(), kKnownWeightsNames.end(), name) !=
+           kKnownWeightsNames.end();
+  };
+  // Beside an index the others may be its parts.
+  if (indexes.empty() && !std::all_of(candidates.begin(), candidates.end(), is_known)) return "";
+  for (const std::string_view known : kKnownWeightsNames) {
+    for (const std::vector<std::string>* names : {&candidates, &indexes}) {
+      if (std::find(names->begin(), names->end(), known) != names->end()) return std::string(known);
+    }
+  }
+  return "";
+}
+
 // The file name of the model's weights among the folder's entries.
 absl::StatusOr<std::string> ChooseWeights(const std::vector<std::string>& entries,
                                           const std::string& folder, const ModelConfig& config) {
@@ -113,6 +134,7 @@ absl::StatusOr<std::string> ChooseWeights(const std::vector<std::string>& entrie
         kConfigName, " names the weights file '", Printable(wanted), "', which is not there",
         candidates.empty() ? "" : absl::StrCat("; the folder holds ", NameSome(candidates))));
   }
+  if (std::string known = ChooseKnown(candidates, indexes); !known.empty()) return known;
   // Several files with an index are the parts of one checkpoint; so may a single one be.
   if (indexes.size() == 1) return indexes.front();
   if (candidates.size() == 1) return candidates.front();

@@ -1,12 +1,12 @@
 // RepositoryScanner: one look at the model repository. It says what each model's folder holds now;
 // whether that is to be loaded is the reload policy's business.
 //
-// A model is a folder (or a link to one) of the repository. Its weights are the one file with a
-// known extension, the one index of several, or the file its config.pbtxt names; what programs
-// write before they rename it
-// (.tmp, .part, a leading dot) is not seen. Links are followed everywhere, so that what matters is
-// the file that is reached: a ConfigMap's `model.pth -> ..data/model.pth` changes when `..data`
-// does.
+// A model is a folder (or a link to one) of the repository. Its weights are the file its
+// config.pbtxt names, the one file with a known extension or the one index of several; between the
+// names that Hugging Face's libraries write, their order decides (known_names.h). What programs
+// write before they rename it (.tmp, .part, a leading dot) is not seen. Links are followed
+// everywhere, so that what matters is the file that is reached: a ConfigMap's
+// `model.pth -> ..data/model.pth` changes when `..data` does.
 
 #ifndef SCONCE_SERVER_RELOAD_REPOSITORY_SCAN_H_
 #define SCONCE_SERVER_RELOAD_REPOSITORY_SCAN_H_

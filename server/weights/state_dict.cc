@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
-#include <tuple>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -17,6 +16,7 @@
 #include "server/base/content_hash.h"
 #include "server/base/dtype.h"
 #include "server/base/printable.h"
+#include "server/checkpoint/tied_tensors.h"
 #include "server/weights/key_normalisation.h"
 #include "server/weights/scalar_type.h"
 
@@ -25,22 +25,6 @@ namespace {
 
 // Of a cache line, and what vector instructions like best.
 constexpr int64_t kAlignment = 64;
-
-// What makes two descriptors the same view of the same bytes.
-using ViewKey = std::tuple<int32_t, int64_t, DType, std::vector<int64_t>, std::vector<int64_t>,
-                           bool, bool, const void*, const void*>;
-
-ViewKey KeyOf(const TensorDescriptor& tensor) {
-  return {tensor.storage,
-          tensor.offset,
-          tensor.dtype,
-          tensor.shape,
-          tensor.strides,
-          tensor.conjugate,
-          tensor.negative,
-          tensor.chunks.get(),
-          tensor.sparse.has_value() ? tensor.sparse->values.get() : nullptr};
-}
 
 // Where each tensor goes in the one allocation.
 struct Placement {
@@ -51,13 +35,11 @@ struct Placement {
 
 absl::StatusOr<Placement> Place(const Checkpoint& checkpoint) {
   Placement placement;
-  std::map<ViewKey, size_t> first_of_view;
   const std::vector<TensorDescriptor>& tensors = checkpoint.tensors();
+  placement.same_view = FirstOfSameView(tensors);
   for (size_t i = 0; i < tensors.size(); ++i) {
-    const auto [first, is_new] = first_of_view.emplace(KeyOf(tensors[i]), i);
-    placement.same_view.push_back(first->second);
-    if (!is_new) {
-      placement.offsets.push_back(placement.offsets[first->second]);
+    if (const size_t first = placement.same_view[i]; first != i) {
+      placement.offsets.push_back(placement.offsets[first]);
       continue;
     }
     placement.offsets.push_back(placement.size_bytes);

@@ -207,6 +207,15 @@ Seeds OnnxModels() {
       {"all", bundle(protobuf::Bytes(2, "graph") + raw + typed + integers + external + sparse)}};
 }
 
+// The target asks for the line of "m.pth".
+Seeds Manifests() {
+  const std::string digest(64, 'a'), other = "0123456789abcdefABCDEF" + std::string(42, '0');
+  return {{"one", digest + "  m.pth\n"},
+          {"folder", digest + "  x/y/m.pth"},
+          {"several", other + " *other.pth\r\n\n" + digest + " *m.pth\r\n"},
+          {"twice", digest + "  m.pth\n" + other + "  x/m.pth\n"}};
+}
+
 void Write(const std::filesystem::path& folder, const Seeds& seeds) {
   std::filesystem::create_directories(folder);
   for (const auto& [name, bytes] : seeds) {
@@ -234,5 +243,6 @@ int main(int argc, char** argv) {
   sconce::Write(folder / "tar", sconce::Tars());
   sconce::Write(folder / "onnx", sconce::OnnxModels());
   sconce::Write(folder / "safetensors", sconce::Safetensors());
+  sconce::Write(folder / "manifest", sconce::Manifests());
   return 0;
 }

@@ -9,6 +9,7 @@ import re
 import struct
 import sys
 import tempfile
+import zipfile
 
 import numpy as np
 import torch
@@ -33,6 +34,37 @@ def saved(value, **options):
     buffer = io.BytesIO()
     torch.save(value, buffer, **options)
     return buffer.getvalue()
+
+
+def exported(model, *inputs):
+    buffer = io.BytesIO()
+    torch.export.save(torch.export.export(model, inputs), buffer)
+    return buffer.getvalue()
+
+
+def with_saved_weight(program):
+    """The same program with its first weight as torch.save writes it, which the format allows."""
+    config_name, weight_name = "_weights_config.json", "data/weights/weight_0"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(program)) as old, zipfile.ZipFile(buffer, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name.endswith(config_name):
+                data = data.replace(b'"use_pickle": false', b'"use_pickle": true', 1)
+            elif name.endswith(weight_name):
+                data = saved(torch.ones(3, 2))
+            new.writestr(name, data)
+    return buffer.getvalue()
+
+
+class Exportable(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(2, 3)
+        self.register_buffer("constant", torch.ones(3), persistent=False)
+
+    def forward(self, x):
+        return self.linear(x) + self.constant
 
 
 class Block(torch.nn.Module):
@@ -96,7 +128,9 @@ def main(target):
         name: saved(value, _use_new_zipfile_serialization=False) for name, value in made.items()})
     script = io.BytesIO()
     torch.jit.save(torch.jit.script(Block()), script)
-    write(root / "zip", {"script": script.getvalue()})
+    program = exported(Exportable(), torch.ones(1, 2))
+    write(root / "zip", {"script": script.getvalue(), "exported": program,
+                         "exported_saved": with_saved_weight(program)})
     state = collections.OrderedDict(a=torch.ones(2), b=torch.ones(2, 2).half())
     write(root / "safetensors", {"two": save_safetensors(state, {"format": "pt"})})
 

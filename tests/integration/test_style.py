@@ -213,12 +213,30 @@ def test_readme_tells_metrics_types_labels_and_meanings_as_the_server_does(
     assert written == said
 
 
-def test_every_test_that_the_security_document_names_exists():
-    text = (ROOT / "docs" / "security.md").read_text()
-    named = re.findall(r"`(\w+Test)\.(\w+)`", text)
+def named_tests(text):
+    """The tests that a document names, and those of them that are not written."""
+    named = re.findall(r"`(\w+Test\.\w+)`", text) + re.findall(r"`(test_\w+)`", text)
     written = set()
     for path in (ROOT / "tests" / "unit" / "checkpoint").glob("*_test.cc"):
-        written.update(re.findall(r"^TEST\((\w+), (\w+)\)", path.read_text(), re.MULTILINE))
-    assert [name for name in named if name not in written] == []
+        found = re.findall(r"^TEST\((\w+), (\w+)\)", path.read_text(), re.MULTILINE)
+        written.update(f"{suite}.{name}" for suite, name in found)
+    for path in (ROOT / "tests" / "integration").glob("test_*.py"):
+        written.update(re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE))
+    return named, [name for name in named if name not in written]
+
+
+def test_every_test_that_the_checkpoints_document_names_exists():
+    text = (ROOT / "docs" / "checkpoints.md").read_text()
+    named, missing = named_tests(text)
+    assert named and missing == []
+    # Each row of a table of two or more columns names its test in the last one.
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "tests |" not in line]
+    assert [row for row in rows if "`" not in row.split("|")[-2] and "security.md" not in row] == []
+
+
+def test_every_test_that_the_security_document_names_exists():
+    text = (ROOT / "docs" / "security.md").read_text()
+    named, missing = named_tests(text)
+    assert named and missing == []
     cases = [int(number) for number in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)]
     assert cases == list(range(1, 44))

@@ -303,6 +303,15 @@ absl::StatusOr<ZipArchive> ZipArchive::OpenSection(const File& file, int64_t off
   const std::string first_name = directory->front().name;
   const size_t slash = first_name.find('/');
   if (slash == std::string::npos) {
+    const bool is_exported = std::any_of(
+        directory->begin(), directory->end(),
+        [](const CentralEntry& entry) { return entry.name == "serialized_exported_program.json"; });
+    if (is_exported) {
+      return Refused(
+          "expected an exported program as PyTorch 2.8 or later writes it, got one of an earlier "
+          "PyTorch; load it with torch.export.load and save it again with a newer PyTorch, or save "
+          "its state_dict with torch.save");
+    }
     return Refused("expected all records in one top folder, got '", Printable(first_name),
                    "' outside of any: not an archive that torch.save wrote");
   }

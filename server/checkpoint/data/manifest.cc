@@ -90,4 +90,12 @@ absl::StatusOr<Sha256Digest> ReadManifestOf(const std::string& path) {
   return digest;
 }
 
+absl::Status CheckDigest(const std::string& path, const Sha256Digest& in_manifest,
+                         const Sha256Digest& of_file) {
+  if (of_file == in_manifest) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(
+      Printable(path), ": expected the SHA-256 of the manifest beside it, ", ToHex(in_manifest),
+      ", got ", ToHex(of_file), ": the file is damaged or another one"));
+}
+
 }  // namespace sconce

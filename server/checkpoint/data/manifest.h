@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/base/sha256.h"
 
@@ -20,6 +21,10 @@ absl::StatusOr<Sha256Digest> DigestInManifest(std::string_view manifest, std::st
 // The digest that the manifest beside the file at `path` gives for it. A manifest that is missing
 // is FailedPrecondition.
 absl::StatusOr<Sha256Digest> ReadManifestOf(const std::string& path);
+
+// DataLoss where the file at `path` has another digest than its manifest gives.
+absl::Status CheckDigest(const std::string& path, const Sha256Digest& in_manifest,
+                         const Sha256Digest& of_file);
 
 }  // namespace sconce
 

@@ -49,8 +49,6 @@ class StoredCheckpoint final : public Checkpoint {
   absl::Status About(const TensorDescriptor& tensor, const absl::Status& status) const;
   // True where the tensor's bytes lie in a file in one run, as they are to be handed out.
   bool IsPlain(const TensorDescriptor& tensor) const;
-  // Compares a file's digest with its manifest.
-  absl::Status CompareDigest(size_t file, const Sha256Digest& digest) const;
   // Reads every file for its digest alone, unless that was done before.
   absl::Status VerifyFilesOnce() const;
   // Reads the extents of each file, and with them, where that is still to be done, every byte of

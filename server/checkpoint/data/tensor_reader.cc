@@ -7,9 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
 #include "server/base/parallel.h"
-#include "server/base/printable.h"
 #include "server/checkpoint/data/crc32.h"
 #include "server/checkpoint/data/extent_reader.h"
 #include "server/checkpoint/data/manifest.h"
@@ -146,7 +144,7 @@ absl::Status StoredCheckpoint::ReadFiles(std::vector<std::vector<FileExtent>> ex
     absl::Status verified = RunInParallel(files_.size(), threads, [&](size_t i) -> absl::Status {
       Sha256Digest digest;
       absl::Status read = ReadExtentsAndHash(files_[i], extents[i], sink, &digest);
-      return read.ok() ? CompareDigest(i, digest) : read;
+      return read.ok() ? CheckDigest(files_[i].path(), manifests_[i], digest) : read;
     });
     if (!verified.ok()) return verified;
     files_verified_.store(true, std::memory_order_release);
@@ -182,13 +180,6 @@ absl::Status StoredCheckpoint::VerifyFilesOnce() const {
   }
   MutexLock lock(&verifying_);
   return ReadFiles(std::vector<std::vector<FileExtent>>(files_.size()), 1, nullptr);
-}
-
-absl::Status StoredCheckpoint::CompareDigest(size_t file, const Sha256Digest& digest) const {
-  if (digest == manifests_[file]) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat(
-      Printable(files_[file].path()), ": expected the SHA-256 of the manifest beside it, ",
-      ToHex(manifests_[file]), ", got ", ToHex(digest), ": the file is damaged or another one"));
 }
 
 }  // namespace sconce

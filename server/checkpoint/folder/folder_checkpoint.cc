@@ -21,6 +21,7 @@
 #include "server/base/printable.h"
 #include "server/checkpoint/containers.h"
 #include "server/checkpoint/error_context.h"
+#include "server/checkpoint/folder/known_names.h"
 #include "server/checkpoint/folder/merged_checkpoint.h"
 #include "server/checkpoint/folder/sibling_files.h"
 
@@ -35,12 +36,7 @@ constexpr const char* kConfigName = "config.json";
 constexpr int64_t kMaxConfigBytes = int64_t{1} << 20;
 constexpr size_t kMaxMetadataEntries = 64;
 
-// In the order in which transformers looks for them.
-constexpr std::array<std::string_view, 4> kKnownNames = {
-    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
-    "pytorch_model.bin.index.json"};
-
-// Where none of these is there, the only file with one of these endings is meant.
+// Where none of the known names is there, the only file with one of these endings is meant.
 constexpr std::array<std::string_view, 6> kEndings = {
     ".safetensors.index.json", ".bin.index.json", ".safetensors", ".bin", ".pth", ".pt"};
 
@@ -85,14 +81,14 @@ struct Choice {
 absl::StatusOr<Choice> ChooseFile(const std::vector<std::string>& names) {
   Choice choice;
   if (std::binary_search(names.begin(), names.end(), kDistributedName)) {
-    for (const std::string_view known : kKnownNames) {
+    for (const std::string_view known : kKnownWeightsNames) {
       if (!std::binary_search(names.begin(), names.end(), known)) continue;
       return Refused("expected one checkpoint, got a distributed one (", kDistributedName.data(),
                      ") and ", known.data(), "; give the path of the one that is meant");
     }
     return Choice{.name = std::string(kDistributedName), .passed_over = {}};
   }
-  for (const std::string_view known : kKnownNames) {
+  for (const std::string_view known : kKnownWeightsNames) {
     if (!std::binary_search(names.begin(), names.end(), known)) continue;
     if (choice.name.empty()) {
       choice.name = std::string(known);

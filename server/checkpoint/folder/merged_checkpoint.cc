@@ -8,6 +8,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/base/printable.h"
+#include "server/base/sha256.h"
+#include "server/checkpoint/data/extent_reader.h"
+#include "server/checkpoint/data/manifest.h"
 #include "server/checkpoint/error_context.h"
 #include "server/checkpoint/tensor_bounds.h"
 
@@ -168,6 +171,15 @@ absl::Status MergedCheckpoint::ReadTensors(absl::Span<const TensorRequest> reque
 }
 
 absl::Status MergedCheckpoint::UseManifests() {
+  // No read of a tensor comes by these files, so that they are verified at once.
+  for (const File& file : others_) {
+    const absl::StatusOr<Sha256Digest> expected = ReadManifestOf(file.path());
+    if (!expected.ok()) return expected.status();
+    Sha256Digest digest;
+    if (absl::Status read = ReadExtentsAndHash(file, {}, nullptr, &digest); !read.ok()) return read;
+    absl::Status same = CheckDigest(file.path(), *expected, digest);
+    if (!same.ok()) return same;
+  }
   for (const std::unique_ptr<Checkpoint>& part : parts_) {
     if (absl::Status used = UseManifestsOf(*part); !used.ok()) return used;
   }

@@ -12,9 +12,9 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/types/span.h"
 #include "server/base/utf8.h"
 #include "server/checkpoint/error_context.h"
+#include "server/checkpoint/pickle/pickle_assembler.h"
 #include "server/checkpoint/pickle/pickle_opcodes.h"
 #include "server/checkpoint/pickle/pickle_stack.h"
 #include "server/checkpoint/pickle/pickle_stream.h"
@@ -32,7 +32,9 @@ bool IsText(std::string_view bytes) { return IsUtf8(bytes, Surrogates::kAllow); 
 class Machine {
  public:
   Machine(std::string stream, size_t max_values)
-      : max_values_(max_values), tree_(std::move(stream), max_values), stream_(tree_.stream()) {}
+      : tree_(std::move(stream), max_values),
+        stream_(tree_.stream()),
+        assembler_(tree_, stack_, max_values) {}
 
   absl::StatusOr<PickleTree> Run() {
     absl::Status status = Start();
@@ -81,11 +83,11 @@ class Machine {
       case kPopMark:
         return PopMark();
       case kNone:
-        return Push(tree_.AddNone());
+        return assembler_.Push(tree_.AddNone());
       case kNewTrue:
-        return Push(tree_.AddBool(true));
+        return assembler_.Push(tree_.AddBool(true));
       case kNewFalse:
-        return Push(tree_.AddBool(false));
+        return assembler_.Push(tree_.AddBool(false));
       case kInt:
         return PushDecimal();
       case kBinInt:
@@ -118,33 +120,33 @@ class Machine {
       case kByteArray8:
         return PushText<uint64_t>(TextType::kBytes);
       case kEmptyTuple:
-        return Push(tree_.AddTuple({}));
+        return assembler_.Push(tree_.AddTuple({}));
       case kTuple1:
-        return ShortTuple(1);
+        return assembler_.ShortTuple(1);
       case kTuple2:
-        return ShortTuple(2);
+        return assembler_.ShortTuple(2);
       case kTuple3:
-        return ShortTuple(3);
+        return assembler_.ShortTuple(3);
       case kTuple:
-        return Tuple();
+        return assembler_.Tuple();
       case kEmptyList:
-        return Push(tree_.AddContainer(PickleKind::kList));
+        return assembler_.Push(tree_.AddContainer(PickleKind::kList));
       case kEmptySet:
-        return Push(tree_.AddContainer(PickleKind::kSet));
+        return assembler_.Push(tree_.AddContainer(PickleKind::kSet));
       case kEmptyDict:
-        return Push(tree_.AddContainer(PickleKind::kDict));
+        return assembler_.Push(tree_.AddContainer(PickleKind::kDict));
       case kFrozenSet:
-        return FrozenSet();
+        return assembler_.FrozenSet();
       case kAppend:
-        return Append();
+        return assembler_.Append();
       case kAppends:
-        return AppendMany(PickleKind::kList, "APPENDS");
+        return assembler_.AppendMany(PickleKind::kList, "APPENDS");
       case kAddItems:
-        return AppendMany(PickleKind::kSet, "ADDITEMS");
+        return assembler_.AppendMany(PickleKind::kSet, "ADDITEMS");
       case kSetItem:
-        return SetItem();
+        return assembler_.SetItem();
       case kSetItems:
-        return SetItems();
+        return assembler_.SetItems();
       case kBinGet:
         return Get<uint8_t>();
       case kLongBinGet:
@@ -160,17 +162,17 @@ class Machine {
       case kStackGlobal:
         return GlobalFromStack();
       case kReduce:
-        return Reduce();
+        return assembler_.Reduce();
       case kNewObj:
-        return NewObject(/*has_keywords=*/false);
+        return assembler_.NewObject(/*has_keywords=*/false);
       case kNewObjEx:
-        return NewObject(/*has_keywords=*/true);
+        return assembler_.NewObject(/*has_keywords=*/true);
       case kObj:
-        return ObjectAboveMark();
+        return assembler_.ObjectAboveMark();
       case kBuild:
-        return Build();
+        return assembler_.Build();
       case kBinPersId:
-        return Persistent();
+        return assembler_.Persistent();
     }
     return Refused("expected an opcode of protocol 2 to 5, got unknown opcode 0x",
                    absl::Hex(static_cast<uint8_t>(opcode), absl::kZeroPad2));
@@ -189,16 +191,6 @@ class Machine {
     tree_.SetRoot(stack_.Top());
     stopped_ = true;
     return absl::OkStatus();
-  }
-
-  absl::Status Push(PickleId id) {
-    if (id == kNoPickle) return TooManyValues();
-    stack_.Push(id);
-    return absl::OkStatus();
-  }
-
-  absl::Status TooManyValues() const {
-    return Refused("expected at most ", max_values_, " values, got more");
   }
 
   absl::Status Pop() {
@@ -224,18 +216,18 @@ class Machine {
   absl::Status PushInteger() {
     const absl::StatusOr<T> value = stream_.Take<T>();
     if (!value.ok()) return value.status();
-    return Push(tree_.AddInt(*value));
+    return assembler_.Push(tree_.AddInt(*value));
   }
 
   // A line with a number; "00" and "01" are bools.
   absl::Status PushDecimal() {
     const absl::StatusOr<std::string_view> line = stream_.TakeLine();
     if (!line.ok()) return line.status();
-    if (*line == "00" || *line == "01") return Push(tree_.AddBool(*line == "01"));
+    if (*line == "00" || *line == "01") return assembler_.Push(tree_.AddBool(*line == "01"));
     int64_t value = 0;
     const auto [end, error] = std::from_chars(line->data(), line->data() + line->size(), value);
     if (error == std::errc() && end == line->data() + line->size())
-      return Push(tree_.AddInt(value));
+      return assembler_.Push(tree_.AddInt(value));
     return Refused("expected an int of 64 bits in decimal digits, got something else");
   }
 
@@ -244,19 +236,20 @@ class Machine {
   absl::Status PushLong() {
     const absl::StatusOr<std::string_view> bytes = stream_.TakeCounted<Length>("an integer");
     if (!bytes.ok()) return bytes.status();
-    if (bytes->size() > sizeof(int64_t)) return Push(tree_.AddText(PickleKind::kBigInt, *bytes));
+    if (bytes->size() > sizeof(int64_t))
+      return assembler_.Push(tree_.AddText(PickleKind::kBigInt, *bytes));
     const bool is_negative = !bytes->empty() && (static_cast<uint8_t>(bytes->back()) & 0x80) != 0;
     uint64_t bits = is_negative ? ~uint64_t{0} : 0;
     for (size_t i = bytes->size(); i-- > 0;) {
       bits = bits << 8 | static_cast<uint8_t>((*bytes)[i]);
     }
-    return Push(tree_.AddInt(static_cast<int64_t>(bits)));
+    return assembler_.Push(tree_.AddInt(static_cast<int64_t>(bits)));
   }
 
   absl::Status PushFloat() {
     const absl::StatusOr<uint64_t> bits = stream_.Take<uint64_t>();
     if (!bits.ok()) return bits.status();
-    return Push(tree_.AddFloat(std::bit_cast<double>(__builtin_bswap64(*bits))));
+    return assembler_.Push(tree_.AddFloat(std::bit_cast<double>(__builtin_bswap64(*bits))));
   }
 
   enum class TextType { kUnicode, kBytes, kPython2String };
@@ -274,95 +267,7 @@ class Machine {
       // Python 2's str is text or bytes; what is UTF-8 can be a key.
       if (is_text) kind = PickleKind::kString;
     }
-    return Push(tree_.AddText(kind, *text));
-  }
-
-  // ---- Containers.
-
-  absl::Status ShortTuple(size_t size) {
-    if (absl::Status need = stack_.Need(size, "TUPLE1 to TUPLE3"); !need.ok()) return need;
-    const PickleId id = tree_.AddTuple(stack_.Last(size));
-    stack_.Drop(size);
-    return Push(id);
-  }
-
-  absl::Status Tuple() {
-    if (absl::Status need = stack_.NeedMark("TUPLE"); !need.ok()) return need;
-    const PickleId id = tree_.AddTuple(stack_.AboveMark());
-    stack_.DropToMark();
-    return Push(id);
-  }
-
-  absl::Status FrozenSet() {
-    if (absl::Status need = stack_.NeedMark("FROZENSET"); !need.ok()) return need;
-    const PickleId id = tree_.AddContainer(PickleKind::kSet);
-    if (id == kNoPickle || !tree_.Append(id, stack_.AboveMark())) return TooManyValues();
-    stack_.DropToMark();
-    return Push(id);
-  }
-
-  // Objects of foreign classes may be filled like the list or dict they are derived from; what they
-  // would hold is of no use to us and is dropped. A tensor is never filled.
-  bool IsForeignObject(PickleId id) const {
-    return tree_.kind(id) == PickleKind::kCall && !BuildsTensor(tree_, tree_.Callable(id));
-  }
-
-  std::string Describe(PickleId id) const {
-    if (tree_.kind(id) != PickleKind::kCall) return PickleKindName(tree_.kind(id));
-    return absl::StrCat("an object of ", tree_.TypeName(id));
-  }
-
-  absl::Status AppendTo(PickleId target, PickleKind kind, absl::Span<const PickleId> items,
-                        const char* opcode) {
-    if (IsForeignObject(target)) return absl::OkStatus();
-    if (tree_.kind(target) != kind) {
-      return Refused("expected ", PickleKindName(kind), " as the target of ", opcode, ", got ",
-                     Describe(target));
-    }
-    return tree_.Append(target, items) ? absl::OkStatus() : TooManyValues();
-  }
-
-  absl::Status Append() {
-    if (absl::Status need = stack_.Need(2, "APPEND"); !need.ok()) return need;
-    const PickleId item = stack_.Take();
-    return AppendTo(stack_.Top(), PickleKind::kList, {&item, 1}, "APPEND");
-  }
-
-  absl::Status AppendMany(PickleKind kind, const char* opcode) {
-    if (absl::Status need = stack_.NeedContainerBelowMark(opcode); !need.ok()) return need;
-    absl::Status done = AppendTo(stack_.BelowMark(), kind, stack_.AboveMark(), opcode);
-    stack_.DropToMark();
-    return done;
-  }
-
-  absl::Status SetIn(PickleId target, absl::Span<const PickleId> keys_and_values,
-                     const char* opcode) {
-    for (size_t i = 0; i < keys_and_values.size(); i += 2) {
-      const PickleKind key = tree_.kind(keys_and_values[i]);
-      if (key == PickleKind::kList || key == PickleKind::kDict) {
-        return Refused("expected a hashable key for ", opcode, ", got ", PickleKindName(key));
-      }
-    }
-    return AppendTo(target, PickleKind::kDict, keys_and_values, opcode);
-  }
-
-  absl::Status SetItem() {
-    if (absl::Status need = stack_.Need(3, "SETITEM"); !need.ok()) return need;
-    absl::Status done = SetIn(stack_.Last(3)[0], stack_.Last(2), "SETITEM");
-    stack_.Drop(2);
-    return done;
-  }
-
-  absl::Status SetItems() {
-    if (absl::Status need = stack_.NeedContainerBelowMark("SETITEMS"); !need.ok()) return need;
-    const absl::Span<const PickleId> items = stack_.AboveMark();
-    if (items.size() % 2 != 0) {
-      return Refused("expected pairs of key and value for SETITEMS, got an odd number of values, ",
-                     items.size());
-    }
-    absl::Status done = SetIn(stack_.BelowMark(), items, "SETITEMS");
-    stack_.DropToMark();
-    return done;
+    return assembler_.Push(tree_.AddText(kind, *text));
   }
 
   // ---- The memo. Its size is bounded by the stream's: a writer numbers its values from 0, and
@@ -393,10 +298,10 @@ class Machine {
     if (*index >= memo_.size() || memo_[*index] == kNoPickle) {
       return Refused("expected a memo entry that was stored before, got unknown entry ", *index);
     }
-    return Push(memo_[*index]);
+    return assembler_.Push(memo_[*index]);
   }
 
-  // ---- Globals and objects.
+  // ---- Globals.
 
   absl::Status PushGlobal(std::string_view module, std::string_view name) {
     // STACK_GLOBAL may name the same long string again and again.
@@ -408,7 +313,7 @@ class Machine {
       return Refused(
           "expected the names of a module and of something in it, got an empty or invalid one");
     }
-    return Push(tree_.AddGlobal(module, name));
+    return assembler_.Push(tree_.AddGlobal(module, name));
   }
 
   absl::Status GlobalFromLines() {
@@ -429,128 +334,16 @@ class Machine {
     return PushGlobal(*module, *name);
   }
 
-  absl::Status Reduce() {
-    if (absl::Status need = stack_.Need(2, "REDUCE"); !need.ok()) return need;
-    const PickleId arguments = stack_.Take();
-    return PushCall(stack_.Take(), arguments, "REDUCE");
-  }
-
-  absl::Status NewObject(bool has_keywords) {
-    const char* opcode = has_keywords ? "NEWOBJ_EX" : "NEWOBJ";
-    if (absl::Status need = stack_.Need(has_keywords ? 3 : 2, opcode); !need.ok()) return need;
-    if (has_keywords && tree_.kind(stack_.Take()) != PickleKind::kDict) {
-      return Refused("expected a dict of keyword arguments for NEWOBJ_EX, got something else");
-    }
-    const PickleId arguments = stack_.Take();
-    return PushCall(stack_.Take(), arguments, opcode);
-  }
-
-  // A class and its arguments, down to the mark.
-  absl::Status ObjectAboveMark() {
-    if (absl::Status need = stack_.NeedMark("OBJ"); !need.ok()) return need;
-    const absl::Span<const PickleId> items = stack_.AboveMark();
-    if (items.empty()) return Refused("expected a class above the MARK for OBJ, got none");
-    const PickleId callable = items[0];
-    const PickleId arguments = tree_.AddTuple(items.subspan(1));
-    if (arguments == kNoPickle) return TooManyValues();
-    stack_.DropToMark();
-    return PushCall(callable, arguments, "OBJ");
-  }
-
-  // The standard dicts become dicts here, so that what follows can fill them; everything else is
-  // only written down.
-  absl::Status PushCall(PickleId callable, PickleId arguments, const char* opcode) {
-    const PickleKind kind = tree_.kind(callable);
-    if (kind != PickleKind::kGlobal && kind != PickleKind::kCall) {
-      return Refused("expected a class or function for ", opcode, ", got ", PickleKindName(kind));
-    }
-    if (tree_.kind(arguments) != PickleKind::kTuple) {
-      return Refused("expected a tuple of arguments for ", opcode, ", got ",
-                     PickleKindName(tree_.kind(arguments)));
-    }
-    const bool is_ordered_dict = tree_.IsGlobal(callable, "collections", "OrderedDict");
-    if (!is_ordered_dict && !tree_.IsGlobal(callable, "collections", "defaultdict")) {
-      return Push(tree_.AddCall(callable, arguments));
-    }
-    const PickleId dict = tree_.AddContainer(PickleKind::kDict, /*has_attributes=*/true);
-    if (dict == kNoPickle) return TooManyValues();
-    if (is_ordered_dict) {
-      absl::Status filled = FillFromPairs(dict, tree_.Items(arguments));
-      if (!filled.ok()) return filled;
-    }
-    return Push(dict);
-  }
-
-  // Python 2 gave an OrderedDict its items as one argument, a list of lists of two.
-  absl::Status FillFromPairs(PickleId dict, absl::Span<const PickleId> arguments) {
-    if (arguments.empty()) return absl::OkStatus();
-    const auto is_sequence = [this](PickleId id) {
-      return tree_.kind(id) == PickleKind::kList || tree_.kind(id) == PickleKind::kTuple;
-    };
-    if (arguments.size() != 1 || !is_sequence(arguments[0])) {
-      return Refused("expected an OrderedDict to be made of nothing or of a list of pairs, got ",
-                     arguments.size(), " arguments");
-    }
-    for (const PickleId pair : tree_.Items(arguments[0])) {
-      if (!is_sequence(pair) || tree_.Items(pair).size() != 2) {
-        return Refused("expected a pair of key and value in an OrderedDict, got ",
-                       PickleKindName(tree_.kind(pair)));
-      }
-      if (absl::Status set = SetIn(dict, tree_.Items(pair), "OrderedDict"); !set.ok()) return set;
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status Build() {
-    if (absl::Status need = stack_.Need(2, "BUILD"); !need.ok()) return need;
-    const PickleId state = stack_.Take();
-    const PickleId target = stack_.Top();
-    const bool has_attributes = tree_.kind(target) == PickleKind::kDict
-                                    ? tree_.HasAttributes(target)
-                                    : IsForeignObject(target);
-    if (!has_attributes) {
-      return Refused("expected an object or an OrderedDict as the target of BUILD, got ",
-                     Describe(target));
-    }
-    tree_.SetState(target, state);
-    return absl::OkStatus();
-  }
-
-  absl::Status Persistent() {
-    if (absl::Status need = stack_.Need(1, "BINPERSID"); !need.ok()) return need;
-    const PickleId id = stack_.Take();
-    const PickleId module_class = ModuleClass(id);
-    return Push(module_class != kNoPickle ? module_class : tree_.AddPersistent(id));
-  }
-
-  // Before PyTorch 1.6 a module's class came with its source, as ('module', class, file, source)
-  // or, in the very first versions, (class, file, source). What is meant is the class.
-  PickleId ModuleClass(PickleId id) const {
-    if (tree_.kind(id) != PickleKind::kTuple) return kNoPickle;
-    absl::Span<const PickleId> items = tree_.Items(id);
-    if (items.size() == 4 && tree_.AsString(items[0]) == "module") items.remove_prefix(1);
-    if (items.size() != 3 || tree_.kind(items[0]) != PickleKind::kGlobal) return kNoPickle;
-    return items[0];
-  }
-
-  const size_t max_values_;
   PickleTree tree_;
   PickleStream stream_;  // over the tree's copy of the bytes
   PickleStack stack_;
+  PickleAssembler assembler_;
   std::vector<PickleId> memo_;
   size_t opcode_at_ = 0;
   bool stopped_ = false;
 };
 
 }  // namespace
-
-bool BuildsTensor(const PickleTree& tree, PickleId callable) {
-  if (tree.kind(callable) != PickleKind::kGlobal) return false;
-  const PickleTree::Global global = tree.GlobalName(callable);
-  return (global.module == "torch._utils" || global.module == "torch._tensor" ||
-          global.module == "torch.tensor") &&
-         global.name.starts_with("_rebuild");
-}
 
 absl::StatusOr<PickleTree> ParsePickle(std::string stream, size_t max_values) {
   if (stream.size() >= std::numeric_limits<uint32_t>::max()) {

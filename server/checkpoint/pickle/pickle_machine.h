@@ -21,9 +21,6 @@ inline constexpr size_t kMaxPickleValues = size_t{16} << 20;
 // `stream` must be one pickle and nothing else. Errors name the byte at which they arose.
 absl::StatusOr<PickleTree> ParsePickle(std::string stream, size_t max_values = kMaxPickleValues);
 
-// Whether the callable builds a tensor when Python unpickles: a _rebuild... function of torch.
-bool BuildsTensor(const PickleTree& tree, PickleId callable);
-
 }  // namespace sconce
 
 #endif  // SCONCE_SERVER_CHECKPOINT_PICKLE_PICKLE_MACHINE_H_

@@ -200,4 +200,12 @@ bool PickleTree::Append(PickleId container, absl::Span<const PickleId> items) {
   return true;
 }
 
+bool BuildsTensor(const PickleTree& tree, PickleId callable) {
+  if (tree.kind(callable) != PickleKind::kGlobal) return false;
+  const PickleTree::Global global = tree.GlobalName(callable);
+  return (global.module == "torch._utils" || global.module == "torch._tensor" ||
+          global.module == "torch.tensor") &&
+         global.name.starts_with("_rebuild");
+}
+
 }  // namespace sconce

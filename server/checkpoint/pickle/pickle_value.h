@@ -136,6 +136,9 @@ class PickleTree {
   PickleId root_ = kNoPickle;
 };
 
+// Whether the callable builds a tensor when Python unpickles: a _rebuild... function of torch.
+bool BuildsTensor(const PickleTree& tree, PickleId callable);
+
 }  // namespace sconce
 
 #endif  // SCONCE_SERVER_CHECKPOINT_PICKLE_PICKLE_VALUE_H_

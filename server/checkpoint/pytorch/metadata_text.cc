@@ -12,7 +12,6 @@
 #include "absl/types/span.h"
 #include "server/base/dtype.h"
 #include "server/base/printable.h"
-#include "server/checkpoint/pickle/pickle_machine.h"
 #include "server/checkpoint/pytorch/module_tree.h"
 #include "server/checkpoint/pytorch/numpy_text.h"
 #include "server/checkpoint/pytorch/pickled_storages.h"

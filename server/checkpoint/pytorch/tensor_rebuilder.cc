@@ -8,7 +8,6 @@
 #include "absl/strings/str_cat.h"
 #include "server/base/printable.h"
 #include "server/checkpoint/error_context.h"
-#include "server/checkpoint/pickle/pickle_machine.h"
 #include "server/checkpoint/tensor_bounds.h"
 
 namespace sconce {

@@ -120,6 +120,12 @@ TEST(DistributedCheckpointTest, ChunksAreReadAsOneTensor) {
   EXPECT_TRUE((*opened)->CheckUnchanged().ok());
 }
 
+TEST(DistributedCheckpointTest, TheMetadataIsVerifiedToo) {
+  const Folder folder;
+  ASSERT_TRUE(folder.Open(Distributed()).ok());
+  ExpectVerified(folder.folder, "d", "d/.metadata", {"d/__0_0.distcp"});
+}
+
 TEST(DistributedCheckpointTest, FilesOutsideTheFolderAreRefused) {
   const Folder folder;
   folder.folder.Write("secret", Distributed().data);
@@ -218,6 +224,26 @@ TEST(FolderTest, WhatIsThereIsNamed) {
   folder.Write("m/.metadata", "x");
   ExpectError(OpenCheckpoint(folder.Path("m")).status(),
               {"expected one checkpoint", ".metadata", "model.safetensors"});
+}
+
+// RepositoryScanTest.WeightsAreChosenAsTransformersDoes has the same for the server.
+TEST(FolderTest, WeightsAreChosenAsTransformersDoes) {
+  const TempDir folder;
+  const std::vector<std::string> order = {"model.safetensors", "model.safetensors.index.json",
+                                          "pytorch_model.bin", "pytorch_model.bin.index.json"};
+  const std::string one =
+      SafetensorsFile(R"({"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}})", FloatStorage());
+  for (const std::string& name : order) {
+    folder.Write("m/" + name,
+                 name.ends_with(".json") ? R"({"weight_map":{"w":"shard"}})" : std::string(one));
+  }
+  folder.Write("m/shard", one);
+  for (const std::string& name : order) {
+    const auto opened = OpenCheckpoint(folder.Path("m"));
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    EXPECT_EQ((*opened)->files().front().path, folder.Path("m/" + name));
+    folder.Remove("m/" + name);
+  }
 }
 
 TEST(FolderTest, ABrokenConfigIsNoReasonToFail) {

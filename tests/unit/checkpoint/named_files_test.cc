@@ -79,6 +79,17 @@ TEST(ShardIndexTest, MissingShardsAndTensorsAreNamed) {
   ExpectError(folders.Open("a.json", Index("part", "v")).status(), {"'v'", "part"});
 }
 
+TEST(ShardIndexTest, AnIndexIsVerifiedToo) {
+  const TempDir folder;
+  folder.Write("m/model-1.safetensors", OneTensor("w"));
+  folder.Write("m/model.safetensors.index.json", Index("model-1.safetensors"));
+  for (const char* path : {"m/model.safetensors.index.json", "m"}) {
+    SCOPED_TRACE(path);
+    folder.Remove("m/model.safetensors.index.json.sha256");
+    ExpectVerified(folder, path, "m/model.safetensors.index.json", {"m/model-1.safetensors"});
+  }
+}
+
 TEST(ShardIndexTest, IndexesThatAreNoneAreRefused) {
   const Folders folders;
   const std::vector<std::pair<std::string, std::string>> cases = {
@@ -102,6 +113,13 @@ std::string ModelWith(std::string_view location, std::string_view offset = "0",
                       std::string_view length = "16") {
   return protobuf::OnnxModel(protobuf::Bytes(
       5, protobuf::OnnxTensor("w", 4, protobuf::OnnxExternal(location, offset, length))));
+}
+
+TEST(OnnxTest, AModelWithAllDataOutsideIsVerifiedToo) {
+  const TempDir folder;
+  folder.Write("m.data", FloatStorage());
+  folder.Write("m.onnx", ModelWith("m.data"));
+  ExpectVerified(folder, "m.onnx", "m.onnx", {"m.data"});
 }
 
 TEST(KnownAttacksTest, CVE202225882OnnxDataOutsideTheFolderIsRefused) {

@@ -5,7 +5,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <fstream>
 #include <initializer_list>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -13,6 +16,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+#include "server/base/sha256.h"
 #include "server/checkpoint/checkpoint.h"
 #include "tests/support/checkpoint_builders.h"
 #include "tests/support/temp_dir.h"
@@ -47,6 +53,47 @@ inline void ExpectRefused(std::string_view bytes, std::initializer_list<std::str
   for (const std::string_view word : words) {
     EXPECT_NE(message.find(word), std::string::npos) << "'" << word << "' in: " << message;
   }
+}
+
+inline std::string HexDigest(std::string_view bytes) {
+  Sha256 hash;
+  hash.Update({reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()});
+  return ToHex(hash.Finish());
+}
+
+// Expects that with verify_sha256 the checkpoint at `path`, whose files are all sound, is read, but
+// neither where `file` has no manifest nor where it is another than its manifest says. `file` and
+// those that `others` names have no manifests yet; all names are relative to the folder.
+inline void ExpectVerified(const TempDir& folder, std::string_view path, const std::string& file,
+                           std::initializer_list<std::string> others) {
+  CheckpointOptions options;
+  options.verify_sha256 = true;
+  const auto read_first = [&]() -> absl::Status {
+    const auto opened = OpenCheckpoint(folder.Path(path), options);
+    if (!opened.ok()) return opened.status();
+    const TensorDescriptor& tensor = (*opened)->tensors()[0];
+    std::vector<std::byte> bytes(static_cast<size_t>(tensor.size_bytes()));
+    return (*opened)->ReadInto(tensor, absl::MakeSpan(bytes));
+  };
+  const auto write_manifest = [&](const std::string& name, std::string_view digest) {
+    const std::string last = name.substr(name.rfind('/') + 1);
+    folder.Write(name + ".sha256", absl::StrCat(std::string(digest), "  ", last, "\n"));
+  };
+  const auto digest_of = [&](const std::string& name) {
+    std::ifstream in(folder.Path(name), std::ios::binary);
+    return HexDigest(std::string(std::istreambuf_iterator<char>(in), {}));
+  };
+  for (const std::string& other : others) write_manifest(other, digest_of(other));
+  const absl::Status missing = read_first();
+  EXPECT_EQ(missing.code(), absl::StatusCode::kFailedPrecondition) << missing;
+  EXPECT_NE(missing.message().find(file + ".sha256"), std::string::npos) << missing;
+  write_manifest(file, digest_of(file));
+  const absl::Status sound = read_first();
+  EXPECT_TRUE(sound.ok()) << sound;
+  write_manifest(file, HexDigest("other"));
+  const absl::Status differs = read_first();
+  EXPECT_EQ(differs.code(), absl::StatusCode::kDataLoss) << differs;
+  EXPECT_NE(differs.message().find(file + ": expected the SHA-256"), std::string::npos) << differs;
 }
 
 // The tensor's contents, as numbers.

@@ -77,12 +77,6 @@ void ExpectSameAsOneByOne(const Checkpoint& checkpoint, const ReadOptions& optio
   }
 }
 
-std::string HexDigest(std::string_view bytes) {
-  Sha256 hash;
-  hash.Update({reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()});
-  return ToHex(hash.Finish());
-}
-
 // A torch.save file whose tensors are views of one storage and of another: whole, transposed,
 // overlapping, empty.
 std::string Views() {

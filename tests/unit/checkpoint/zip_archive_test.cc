@@ -45,6 +45,20 @@ TEST(ZipArchiveTest, SoundArchiveIsRead) {
   }
 }
 
+TEST(ZipArchiveTest, ExportedProgramsOfEarlierVersionsAreToldHowToBeRead) {
+  ZipBuilder zip;
+  zip.zip64 = false;
+  for (const char* name : {"version", "serialized_state_dict.pt", "serialized_constants.pt",
+                           "serialized_example_inputs.pt", "serialized_exported_program.json",
+                           "extra_files/note.txt"}) {
+    zip.records.push_back(Extra(name));
+  }
+  ExpectRefused(zip.Build(), {"exported program", "PyTorch 2.8", "torch.export.load",
+                              "state_dict with torch.save"});
+  zip.records.erase(zip.records.begin() + 4);
+  ExpectRefused(zip.Build(), {"one top folder", "'version'"});
+}
+
 TEST(ZipArchiveTest, EveryTruncationIsRefused) {
   const std::string whole = Sound().Build();
   for (size_t size = 1; size < whole.size(); size += size < 200 ? 1 : 37) {

@@ -82,6 +82,22 @@ TEST_F(RepositoryScanTest, AnIndexStandsForTheFilesBesideIt) {
   EXPECT_FALSE(IsUnchanged(seen.source, dir_.Path("m")));
 }
 
+// FolderTest.WeightsAreChosenAsTransformersDoes has the same for the checkpoint reader.
+TEST_F(RepositoryScanTest, WeightsAreChosenAsTransformersDoes) {
+  const std::vector<std::string> order = {"model.safetensors", "model.safetensors.index.json",
+                                          "pytorch_model.bin", "pytorch_model.bin.index.json"};
+  for (const std::string& name : order) dir_.Write("m/" + name, "w");
+  dir_.Write("m/model-00001-of-00001.safetensors", "part");
+  for (const std::string& name : order) {
+    const ModelObservation seen = ScanModel();
+    ASSERT_TRUE(seen.status.ok()) << seen.status;
+    EXPECT_EQ(seen.source.weights->path, dir_.Path("m/" + name));
+    dir_.Remove("m/" + name);
+  }
+  dir_.Write("m/model.safetensors", "w");
+  EXPECT_THAT(MessageOf(ScanModel()), HasSubstr("expected one weights file, got 2"));
+}
+
 TEST_F(RepositoryScanTest, EmptyFolderHasNoWeightsYet) {
   dir_.MakeFolder("m");
   EXPECT_EQ(ScanModel().status.code(), absl::StatusCode::kNotFound);
