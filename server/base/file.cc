@@ -15,26 +15,6 @@
 namespace sconce {
 namespace {
 
-absl::Status ErrnoStatus(int error, const std::string& path, const std::string& action) {
-  std::string message = absl::StrCat(Printable(path), ": cannot ", action, ": ",
-                                     std::system_category().message(error));
-  switch (error) {
-    case ENOENT:
-    case ENOTDIR:
-      return absl::NotFoundError(message);
-    case EACCES:
-    case EPERM:
-      return absl::PermissionDeniedError(message);
-    case ELOOP:
-    case ENAMETOOLONG:
-    case ENXIO:
-    case EISDIR:
-      return absl::InvalidArgumentError(message);
-    default:
-      return absl::UnavailableError(message);
-  }
-}
-
 int64_t Nanoseconds(const struct timespec& t) {
   return static_cast<int64_t>(t.tv_sec) * 1'000'000'000 + t.tv_nsec;
 }
@@ -48,6 +28,31 @@ FileFingerprint FromStat(const struct stat& s) {
 }
 
 }  // namespace
+
+absl::Status ErrnoStatus(int error, const std::string& path, const std::string& action) {
+  const std::string message = absl::StrCat(Printable(path), ": cannot ", action, ": ",
+                                           std::system_category().message(error));
+  switch (error) {
+    case ENOENT:
+    case ENOTDIR:
+      return absl::NotFoundError(message);
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return absl::PermissionDeniedError(message);
+    case ELOOP:
+    case ENAMETOOLONG:
+    case ENXIO:
+    case EISDIR:
+      return absl::InvalidArgumentError(message);
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+      return absl::ResourceExhaustedError(message);
+    default:
+      return absl::UnavailableError(message);
+  }
+}
 
 absl::StatusOr<FileFingerprint> FingerprintOf(const std::string& path) {
   struct stat s;

@@ -21,6 +21,10 @@
 
 namespace sconce {
 
+// The status of a system call that failed: "<path>: cannot <action>: <the system's words>". Beside
+// the codes above, ResourceExhausted where a disk or a limit leaves no room to write.
+absl::Status ErrnoStatus(int error, const std::string& path, const std::string& action);
+
 // What stat() says of a file's identity and age. Two different fingerprints of one path mean that
 // it may hold something else; equal ones, that it most likely does not.
 struct FileFingerprint {

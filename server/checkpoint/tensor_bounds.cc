@@ -76,6 +76,12 @@ absl::StatusOr<int64_t> CountBytes(int64_t count, DType dtype) {
   return bytes;
 }
 
+absl::StatusOr<int64_t> CountTensorBytes(absl::Span<const int64_t> shape, DType dtype) {
+  const absl::StatusOr<int64_t> elements = CountElements(shape);
+  if (!elements.ok()) return elements.status();
+  return CountBytes(*elements, dtype);
+}
+
 std::vector<int64_t> ContiguousStrides(absl::Span<const int64_t> shape) {
   std::vector<int64_t> strides(shape.size());
   int64_t stride = 1;

@@ -34,6 +34,9 @@ absl::StatusOr<int64_t> CountElements(absl::Span<const int64_t> shape);
 // Bytes of `count` elements; an error if that exceeds 64 bits.
 absl::StatusOr<int64_t> CountBytes(int64_t count, DType dtype);
 
+// Bytes of a tensor laid out contiguously, with the errors of both.
+absl::StatusOr<int64_t> CountTensorBytes(absl::Span<const int64_t> shape, DType dtype);
+
 // Row-major strides of a contiguous tensor. REQUIRES: CountElements(shape) is OK.
 std::vector<int64_t> ContiguousStrides(absl::Span<const int64_t> shape);
 

@@ -95,9 +95,7 @@ absl::Status CheckSparseShapes(const TensorDescriptor& tensor) {
   if (tensor.shape.size() > kMaxTensorRank) {
     return Refused("expected at most ", kMaxTensorRank, " dimensions, got ", tensor.shape.size());
   }
-  const absl::StatusOr<int64_t> elements = CountElements(tensor.shape);
-  if (!elements.ok()) return elements.status();
-  const absl::StatusOr<int64_t> bytes = CountBytes(*elements, tensor.dtype);
+  const absl::StatusOr<int64_t> bytes = CountTensorBytes(tensor.shape, tensor.dtype);
   if (!bytes.ok()) return bytes.status();
   for (const int64_t size : tensor.shape) {
     // So that a row count plus one stays a number.

@@ -125,9 +125,7 @@ class DcpReader {
     tensor.name = name;
     tensor.dtype = source.dtype;
     tensor.shape = source.shape;
-    const absl::StatusOr<int64_t> elements = CountElements(tensor.shape);
-    if (!elements.ok()) return elements.status();
-    const absl::StatusOr<int64_t> bytes = CountBytes(*elements, tensor.dtype);
+    const absl::StatusOr<int64_t> bytes = CountTensorBytes(tensor.shape, tensor.dtype);
     if (!bytes.ok()) return bytes.status();
     tensor.strides = ContiguousStrides(tensor.shape);
     tensor.storage = kNoStorage;

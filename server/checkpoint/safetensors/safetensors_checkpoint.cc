@@ -271,9 +271,7 @@ absl::StatusOr<TensorDescriptor> Describe(const HeaderTensor& entry, int64_t siz
     }
     tensor.shape.back() /= 2;
   }
-  const absl::StatusOr<int64_t> elements = CountElements(tensor.shape);
-  if (!elements.ok()) return elements.status();
-  const absl::StatusOr<int64_t> bytes = CountBytes(*elements, tensor.dtype);
+  const absl::StatusOr<int64_t> bytes = CountTensorBytes(tensor.shape, tensor.dtype);
   if (!bytes.ok()) return bytes.status();
   if (*bytes != size_bytes) {
     return Refused("expected ", *bytes, " bytes for its shape and dtype ", entry.dtype, ", got ",

@@ -11,11 +11,11 @@
 #include <numeric>
 #include <set>
 #include <string_view>
-#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
+#include "server/base/file.h"
 #include "server/base/printable.h"
 #include "server/base/utf8.h"
 #include "server/checkpoint/error_context.h"
@@ -28,26 +28,6 @@ namespace {
 constexpr size_t kAlignment = 8;
 constexpr size_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
 constexpr const char* kMetadataName = "__metadata__";
-
-absl::Status ErrnoStatus(int error, const std::string& path, const std::string& action) {
-  const std::string message = absl::StrCat(Printable(path), ": cannot ", action, ": ",
-                                           std::system_category().message(error));
-  switch (error) {
-    case ENOENT:
-    case ENOTDIR:
-      return absl::NotFoundError(message);
-    case EACCES:
-    case EPERM:
-    case EROFS:
-      return absl::PermissionDeniedError(message);
-    case ENOSPC:
-    case EDQUOT:
-    case EFBIG:
-      return absl::ResourceExhaustedError(message);
-    default:
-      return absl::UnavailableError(message);
-  }
-}
 
 size_t AlignmentRank(DType dtype) {
   const auto found =
@@ -62,12 +42,6 @@ std::string Quoted(const std::string& text) { return nlohmann::json(text).dump()
 std::string FolderOf(const std::string& path) {
   const std::string folder = std::filesystem::path(path).parent_path().string();
   return folder.empty() ? "." : folder;
-}
-
-absl::StatusOr<int64_t> SizeOf(const SafetensorsWriter::Tensor& tensor) {
-  const absl::StatusOr<int64_t> elements = CountElements(tensor.shape);
-  if (!elements.ok()) return elements.status();
-  return CountBytes(*elements, tensor.dtype);
 }
 
 // The header's JSON, and in `data_bytes` what follows it.
@@ -91,7 +65,7 @@ absl::StatusOr<std::string> Header(const std::vector<SafetensorsWriter::Tensor>&
       return InContext(where, Refused("expected a dtype that safetensors has, got ",
                                       std::string(DTypeName(tensor.dtype))));
     }
-    const absl::StatusOr<int64_t> size = SizeOf(tensor);
+    const absl::StatusOr<int64_t> size = CountTensorBytes(tensor.shape, tensor.dtype);
     if (!size.ok()) return InContext(where, size.status());
     std::vector<int64_t> shape = tensor.shape;
     if (tensor.dtype == DType::kFloat4E2M1FNX2) {
