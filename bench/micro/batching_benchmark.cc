@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <semaphore>
 #include <string>
@@ -27,19 +28,37 @@ class IdleReplica : public Replica {
 
   const std::string& device() const override { return device_; }
 
-  absl::StatusOr<HostTensor> AllocateStaging(int64_t size_bytes) override {
-    auto memory = std::make_shared<std::vector<std::byte>>(size_bytes);
-    return HostTensor{DType::kUInt8, {size_bytes}, absl::MakeSpan(*memory), memory};
+  int depth() const override { return 1; }
+  int64_t max_rows() const override { return std::numeric_limits<int64_t>::max(); }
+  int numa_node() const override { return -1; }
+  absl::Status health() const override { return absl::OkStatus(); }
+
+  absl::StatusOr<std::vector<HostTensor>> Stage(absl::Span<const int64_t> size_bytes) override {
+    std::vector<HostTensor> staged;
+    for (const int64_t size : size_bytes) {
+      auto memory = std::make_shared<std::vector<std::byte>>(size);
+      staged.push_back({DType::kUInt8, {size}, absl::MakeSpan(*memory), memory});
+    }
+    return staged;
   }
 
-  absl::StatusOr<std::vector<HostTensor>> Run(absl::Span<const HostTensor> inputs) override {
-    const int64_t rows = inputs[0].shape[0];
+  absl::StatusOr<std::unique_ptr<RunningBatch>> Launch(BatchInput batch) override {
+    const int64_t rows = batch.inputs[0].shape[0];
     auto memory = std::make_shared<std::vector<std::byte>>(rows * kColumns * sizeof(float));
-    return std::vector<HostTensor>{
-        {DType::kFloat32, {rows, kColumns}, absl::MakeSpan(*memory), memory}};
+    return std::make_unique<Done>(std::vector<HostTensor>{
+        {DType::kFloat32, {rows, kColumns}, absl::MakeSpan(*memory), memory}});
   }
 
  private:
+  class Done : public RunningBatch {
+   public:
+    explicit Done(std::vector<HostTensor> outputs) : outputs_(std::move(outputs)) {}
+    absl::StatusOr<std::vector<HostTensor>> Finish() override { return std::move(outputs_); }
+
+   private:
+    std::vector<HostTensor> outputs_;
+  };
+
   const std::string device_ = "cpu";
 };
 

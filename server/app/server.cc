@@ -12,6 +12,7 @@
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
 #include "server/batching/batcher.h"
+#include "server/device/device_health.h"
 #include "server/device/device_set.h"
 #include "server/http/http_server.h"
 #include "server/registry/reaper.h"
@@ -52,7 +53,7 @@ struct Server::Parts {
   Parts(const ServeOptions& options, DeviceSet opened)
       : devices(std::move(opened)),
         batchers(&metrics, Clock::Real()),
-        loader(devices.devices(), options.checkpoint),
+        loader(devices.devices(), options.checkpoint, &device_health),
         reloader({options.model_repository,
                   {.settle = options.settle_time},
                   {.poll_interval = options.poll_interval}},
@@ -67,6 +68,7 @@ struct Server::Parts {
   }
 
   const DeviceSet devices;
+  DeviceHealth device_health;
   Metrics metrics;
   Reaper reaper;
   ReadinessLog readiness_log;

@@ -52,17 +52,7 @@ absl::Status CheckAgainst(const ModelVersion& version, InferRequest* request) {
 
 struct Batcher::Executor {
   size_t index = 0;
-  // One buffer per input, kept from batch to batch; only grows. Belongs to the version it came
-  // from, because another version may run on another device.
-  std::shared_ptr<const ModelVersion> staging_version;
-  std::vector<HostTensor> staging;
   Thread thread;
-
-  // An idle executor must not keep a retired version alive.
-  void DropStaging() {
-    staging.clear();
-    staging_version.reset();
-  }
 };
 
 Batcher::Batcher(std::shared_ptr<Model> model, ModelMetrics* metrics, const Clock* clock)
@@ -140,10 +130,8 @@ void Batcher::RunExecutor(Executor* executor) {
       for (;;) {
         if (stopped_) return;
         if (executor->index >= wanted_executors_) {
-          executor->DropStaging();
           resized_.Wait(&mutex_);
         } else if (waiting_.empty()) {
-          if (executor->staging_version != model_->Pin()) executor->DropStaging();
           work_.Wait(&mutex_);
         } else {
           break;
@@ -236,33 +224,27 @@ void Batcher::RunBatch(const std::shared_ptr<const ModelVersion>& version,
   for (const InferRequest& request : batch) rows += request.checked.rows;
 
   const size_t n_inputs = version->signature.inputs.size();
-  if (executor->staging_version != version) {
-    executor->staging.assign(n_inputs, HostTensor{});
-    executor->staging_version = version;
+  std::vector<int64_t> size_bytes(n_inputs, 0);
+  for (const InferRequest& request : batch) {
+    for (size_t i = 0; i < n_inputs; ++i) size_bytes[i] += request.checked.size_bytes[i];
   }
-  absl::Status status;
-  std::vector<HostTensor> inputs(n_inputs);
-  for (size_t i = 0; i < n_inputs && status.ok(); ++i) {
-    int64_t size_bytes = 0;
-    for (const InferRequest& request : batch) size_bytes += request.checked.size_bytes[i];
-    HostTensor& staging = executor->staging[i];
-    if (static_cast<int64_t>(staging.bytes.size()) < size_bytes) {
-      staging = HostTensor{};  // before the larger one is made
-      auto allocated = replica.AllocateStaging(size_bytes);
-      status = allocated.status();
-      if (!status.ok()) break;
-      staging = *std::move(allocated);
+  BatchInput input;
+  auto staged = replica.Stage(size_bytes);
+  absl::Status status = staged.status();
+  if (status.ok()) {
+    input.inputs = *std::move(staged);
+    for (size_t i = 0; i < n_inputs; ++i) {
+      input.inputs[i].dtype = version->signature.inputs[i].dtype;
+      input.inputs[i].shape = BatchShape(batch.front(), i, rows);
+      AssembleInput(batch, i, input.inputs[i].bytes);
     }
-    inputs[i] = {version->signature.inputs[i].dtype, BatchShape(batch.front(), i, rows),
-                 staging.bytes.subspan(0, size_bytes), staging.owner};
-    AssembleInput(batch, i, inputs[i].bytes);
   }
   for (InferRequest& request : batch) request.wire.reset();  // the rows are in the batch now
 
   const TimePoint assembled = clock_->Now();
   std::vector<HostTensor> outputs;
   if (status.ok()) {
-    auto ran = replica.Run(inputs);
+    auto ran = replica.Run(std::move(input));
     status = ran.status();
     if (status.ok()) {
       outputs = *std::move(ran);

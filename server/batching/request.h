@@ -7,21 +7,25 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "server/base/clock.h"
-#include "server/registry/model_version.h"
 #include "server/device/replica.h"
+#include "server/registry/model_version.h"
 
 namespace sconce {
 
 // An input's bytes, in the pieces the wire brought; the sum of the sizes has been checked.
 struct InputBytes {
   std::vector<absl::Span<const std::byte>> pieces;
+  // Set: the bytes lie in a device's memory, and there are no pieces.
+  std::optional<DeviceBytes> device = std::nullopt;
 };
 
 struct InferResponse {
@@ -35,7 +39,10 @@ struct InferRequest {
   // In the order the client declared them, with the bytes of each.
   std::vector<DeclaredInput> declared;
   std::vector<InputBytes> bytes;
-  // Keeps `bytes` alive until the batch has been assembled.
+  // Where outputs, by name, are written beside being answered. A name that the version does not
+  // have, or a size that is not that of the rows, fails the request with INVALID_ARGUMENT.
+  std::map<std::string, DeviceBytes> output_targets;
+  // Keeps `bytes` alive until the request is answered: a batch may have to be run again.
   std::shared_ptr<void> wire;
 
   // The version against whose signature `checked` was made; a batch of another version checks again.
@@ -47,6 +54,9 @@ struct InferRequest {
 
   // 0: whatever version answers when the batch is formed.
   int64_t wanted_version = 0;
+
+  // Times a batch with this request was lost with its device; set by Batcher.
+  int lost_batches = 0;
 
   TimePoint arrival{};
   TimePoint deadline = TimePoint::max();

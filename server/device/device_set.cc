@@ -1,6 +1,7 @@
 #include "server/device/device_set.h"
 
 #include <ATen/DeviceAccelerator.h>
+#include <c10/core/DeviceType.h>
 #include <c10/util/Exception.h>
 #include <dlfcn.h>
 #include <unistd.h>
@@ -55,24 +56,42 @@ absl::StatusOr<int> LoadCuda() {
   return probe.device_count;
 }
 
-absl::StatusOr<std::vector<c10::Device>> ParseCudaList(const std::string& wanted, int count) {
+// The kind of accelerator this process can have, as --device calls it.
+struct Kind {
+  std::string name = "cuda";
+  c10::DeviceType type = c10::DeviceType::CUDA;
+};
+
+// CUDA, unless the process has brought an accelerator of its own, as tests do.
+Kind KindOfProcess() {
+  if (!c10::is_privateuse1_backend_registered()) return {};
+  return {c10::get_privateuse1_backend(), c10::DeviceType::PrivateUse1};
+}
+
+absl::StatusOr<int> CountDevices(const Kind& kind) {
+  if (kind.type == c10::DeviceType::CUDA) return LoadCuda();
+  return at::accelerator::deviceCount();
+}
+
+absl::StatusOr<std::vector<c10::Device>> ParseList(const std::string& wanted, const Kind& kind,
+                                                   int count) {
   std::vector<c10::Device> devices;
   for (absl::string_view item : absl::StrSplit(wanted, ',')) {
     int index = 0;
-    if (!absl::ConsumePrefix(&item, "cuda:") || !absl::SimpleAtoi(item, &index) || index < 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--device: expected auto, cpu, cuda or a list such as cuda:0,cuda:1, got '",
-                       Printable(wanted), "'"));
+    if (!absl::ConsumePrefix(&item, kind.name + ":") || !absl::SimpleAtoi(item, &index) ||
+        index < 0) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--device: expected auto, cpu, ", kind.name, " or a list such as ", kind.name, ":0,",
+          kind.name, ":1, got '", Printable(wanted), "'"));
     }
     if (index >= count) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--device: there is no cuda:", index, ", CUDA devices 0 to ", count - 1,
-                       " are there"));
+      return absl::InvalidArgumentError(absl::StrCat("--device: there is no ", kind.name, ":", index,
+                                                     ", devices 0 to ", count - 1, " are there"));
     }
-    const c10::Device device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index));
+    const c10::Device device(kind.type, static_cast<c10::DeviceIndex>(index));
     if (std::count(devices.begin(), devices.end(), device) > 0) {
       return absl::InvalidArgumentError(
-          absl::StrCat("--device: cuda:", index, " is given twice"));
+          absl::StrCat("--device: ", kind.name, ":", index, " is given twice"));
     }
     devices.push_back(device);
   }
@@ -98,12 +117,13 @@ absl::StatusOr<DeviceSet> DeviceSet::Open(const std::string& wanted) {
     set.reason_ = "cpu, as asked";
     return set;
   }
-  if (wanted != "auto" && wanted != "cuda") {
+  const Kind kind = KindOfProcess();
+  if (wanted != "auto" && wanted != kind.name) {
     // The text is checked before a gigabyte is loaded for it.
-    auto list = ParseCudaList(wanted, std::numeric_limits<c10::DeviceIndex>::max());
+    auto list = ParseList(wanted, kind, std::numeric_limits<c10::DeviceIndex>::max());
     if (!list.ok()) return list.status();
   }
-  const absl::StatusOr<int> count = LoadCuda();
+  const absl::StatusOr<int> count = CountDevices(kind);
   if (!count.ok()) {
     if (wanted == "auto") {
       set.devices_ = {c10::Device(c10::DeviceType::CPU)};
@@ -113,19 +133,19 @@ absl::StatusOr<DeviceSet> DeviceSet::Open(const std::string& wanted) {
     return absl::FailedPreconditionError(
         absl::StrCat("--device ", wanted, ": ", std::string(count.status().message())));
   }
-  if (wanted == "auto" || wanted == "cuda") {
+  if (wanted == "auto" || wanted == kind.name) {
     for (int i = 0; i < *count; ++i) {
-      set.devices_.emplace_back(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(i));
+      set.devices_.emplace_back(kind.type, static_cast<c10::DeviceIndex>(i));
     }
   } else {
-    auto list = ParseCudaList(wanted, *count);
+    auto list = ParseList(wanted, kind, *count);
     if (!list.ok()) return list.status();
     set.devices_ = *std::move(list);
   }
   set.reason_ = absl::StrCat(
       absl::StrJoin(set.devices_, ", ",
                     [](std::string* out, c10::Device device) { absl::StrAppend(out, device.str()); }),
-      " of ", *count, " CUDA devices");
+      " of ", *count, " ", kind.name, " devices");
   return set;
 }
 

@@ -57,23 +57,38 @@ HostTensor Wrap(at::Tensor tensor, DType dtype) {
   return host;
 }
 
+class Done : public RunningBatch {
+ public:
+  explicit Done(std::vector<HostTensor> outputs) : outputs_(std::move(outputs)) {}
+  absl::StatusOr<std::vector<HostTensor>> Finish() override { return std::move(outputs_); }
+
+ private:
+  std::vector<HostTensor> outputs_;
+};
+
 }  // namespace
 
-TorchReplica::TorchReplica(std::shared_ptr<const models::Net> net, c10::Device device)
+TorchReplica::TorchReplica(std::shared_ptr<const models::Net> net, c10::Device device,
+                           const ExecutionOptions&, DeviceHealth*)
     : net_(std::move(net)), device_(device), device_name_(device.str()) {
   if (!device.is_cpu()) {
     stream_ = c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device);
   }
 }
 
-absl::StatusOr<HostTensor> TorchReplica::AllocateStaging(int64_t size_bytes) {
-  return Guarded(device_name_, [&]() -> absl::StatusOr<HostTensor> {
+absl::StatusOr<std::vector<HostTensor>> TorchReplica::Stage(absl::Span<const int64_t> size_bytes) {
+  return Guarded(device_name_, [&]() -> absl::StatusOr<std::vector<HostTensor>> {
     const auto options = at::TensorOptions().dtype(c10::kByte).pinned_memory(stream_.has_value());
-    return Wrap(at::empty({size_bytes}, options), DType::kUInt8);
+    std::vector<HostTensor> staged;
+    for (const int64_t size : size_bytes) {
+      staged.push_back(Wrap(at::empty({size}, options), DType::kUInt8));
+    }
+    return staged;
   });
 }
 
-absl::StatusOr<std::vector<HostTensor>> TorchReplica::Run(absl::Span<const HostTensor> inputs) {
+absl::StatusOr<std::unique_ptr<RunningBatch>> TorchReplica::Launch(BatchInput batch) {
+  const std::vector<HostTensor>& inputs = batch.inputs;
   auto answer = Guarded(device_name_, [&]() -> absl::StatusOr<std::vector<HostTensor>> {
     // The number of compute threads is kept per thread: an executor that has not taken it over runs
     // MKL on every core, and its answers differ from Python's in the last bits.
@@ -127,7 +142,8 @@ absl::StatusOr<std::vector<HostTensor>> TorchReplica::Run(absl::Span<const HostT
       return absl::OkStatus();
     }));
   }
-  return answer;
+  if (!answer.ok()) return answer.status();
+  return std::make_unique<Done>(*std::move(answer));
 }
 
 }  // namespace sconce

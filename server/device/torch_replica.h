@@ -9,12 +9,15 @@
 #include <c10/core/Device.h>
 #include <c10/core/Stream.h>
 
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/device/device_health.h"
+#include "server/device/execution_options.h"
 #include "server/device/replica.h"
 
 namespace sconce {
@@ -25,13 +28,19 @@ class Net;
 
 class TorchReplica : public Replica {
  public:
-  // REQUIRES: `net` is loaded, in evaluation mode, with its tensors on `device`.
-  TorchReplica(std::shared_ptr<const models::Net> net, c10::Device device);
+  // `health` may be null and outlives the replica.
+  // REQUIRES: `net` is loaded, in evaluation mode, with its tensors on `device` in the precision
+  // and memory format of `options`.
+  TorchReplica(std::shared_ptr<const models::Net> net, c10::Device device,
+               const ExecutionOptions& options, DeviceHealth* health);
 
   const std::string& device() const override { return device_name_; }
-  absl::StatusOr<HostTensor> AllocateStaging(int64_t size_bytes) override;
-  // Errors: RESOURCE_EXHAUSTED out of memory, INTERNAL anything else LibTorch throws.
-  absl::StatusOr<std::vector<HostTensor>> Run(absl::Span<const HostTensor> inputs) override;
+  int depth() const override { return 1; }
+  int64_t max_rows() const override { return std::numeric_limits<int64_t>::max(); }
+  int numa_node() const override { return -1; }
+  absl::Status health() const override { return absl::OkStatus(); }
+  absl::StatusOr<std::vector<HostTensor>> Stage(absl::Span<const int64_t> size_bytes) override;
+  absl::StatusOr<std::unique_ptr<RunningBatch>> Launch(BatchInput batch) override;
 
  private:
   const std::shared_ptr<const models::Net> net_;

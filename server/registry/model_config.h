@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "server/device/execution_options.h"
 #include "server/registry/signature.h"
 
 namespace sconce {
@@ -38,6 +39,10 @@ struct ModelConfig {
   // 0: requests without a deadline wait as long as it takes.
   std::chrono::microseconds default_timeout{0};
   InstanceGroup instances;
+
+  ExecutionOptions execution;
+  // What the model may take of one device's memory; 0: what is there.
+  int64_t device_memory_cap_bytes = 0;
 
   bool operator==(const ModelConfig&) const = default;
 };

@@ -59,7 +59,9 @@ absl::StatusOr<std::vector<TensorSpec>> Override(absl::string_view what,
 
 // One row of zeros through the replica; says what the network does with the signature's sizes.
 absl::Status WarmUp(Replica& replica, const Signature& signature, const Signature& native) {
-  std::vector<HostTensor> inputs;
+  BatchInput batch;
+  std::vector<std::vector<int64_t>> shapes;
+  std::vector<int64_t> sizes;
   for (size_t i = 0; i < signature.inputs.size(); ++i) {
     std::vector<int64_t> shape = {1};
     int64_t elements = 1;
@@ -69,12 +71,19 @@ absl::Status WarmUp(Replica& replica, const Signature& signature, const Signatur
       shape.push_back(size);
       elements *= size;
     }
-    auto staging = replica.AllocateStaging(elements * DTypeSize(signature.inputs[i].dtype));
-    if (!staging.ok()) return staging.status();
-    std::fill(staging->bytes.begin(), staging->bytes.end(), std::byte{0});
-    inputs.push_back({signature.inputs[i].dtype, shape, staging->bytes, staging->owner});
+    shapes.push_back(std::move(shape));
+    sizes.push_back(elements * DTypeSize(signature.inputs[i].dtype));
   }
-  auto outputs = replica.Run(inputs);
+  auto staged = replica.Stage(sizes);
+  if (!staged.ok()) return staged.status();
+  for (size_t i = 0; i < staged->size(); ++i) {
+    HostTensor& input = (*staged)[i];
+    std::fill(input.bytes.begin(), input.bytes.end(), std::byte{0});
+    input.dtype = signature.inputs[i].dtype;
+    input.shape = std::move(shapes[i]);
+  }
+  batch.inputs = *std::move(staged);
+  auto outputs = replica.Run(std::move(batch));
   if (!outputs.ok()) {
     // The network refused its own signature; no later try will be different, unless memory ran out.
     if (absl::IsResourceExhausted(outputs.status())) return outputs.status();
@@ -214,7 +223,8 @@ absl::StatusOr<std::unique_ptr<ModelVersion>> TorchVersionLoader::Load(
   for (const c10::Device device : *devices) {
     for (int32_t i = 0; i < request.config.instances.count; ++i) {
       version->replicas.push_back(
-          std::make_unique<TorchReplica>(nets.at(device.str()), device));
+          std::make_unique<TorchReplica>(
+          nets.at(device.str()), device, request.config.execution, health_));
     }
   }
   phases.End(LoadPhase::kBuild);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "server/checkpoint/checkpoint.h"
+#include "server/device/device_health.h"
 #include "server/reload/version_loader.h"
 
 namespace sconce {
@@ -20,9 +21,10 @@ namespace sconce {
 class TorchVersionLoader : public VersionLoader {
  public:
   // `devices`: where replicas go unless a model's configuration says otherwise.
-  // `checkpoint_options`: how weights files are read.
-  TorchVersionLoader(std::vector<c10::Device> devices, const CheckpointOptions& checkpoint_options)
-      : devices_(std::move(devices)), checkpoint_options_(checkpoint_options) {}
+  // `checkpoint_options`: how weights files are read. `health` outlives the versions.
+  TorchVersionLoader(std::vector<c10::Device> devices, const CheckpointOptions& checkpoint_options,
+                     DeviceHealth* health)
+      : devices_(std::move(devices)), checkpoint_options_(checkpoint_options), health_(health) {}
 
   absl::StatusOr<std::unique_ptr<ModelVersion>> Load(const LoadRequest& request) override;
 
@@ -31,6 +33,7 @@ class TorchVersionLoader : public VersionLoader {
 
   const std::vector<c10::Device> devices_;
   const CheckpointOptions checkpoint_options_;
+  DeviceHealth* const health_;
 };
 
 }  // namespace sconce

@@ -51,15 +51,16 @@ std::shared_ptr<models::Net> MakeNet(const std::string& name, const models::Para
 HostTensor Staged(TorchReplica& replica, const std::vector<int64_t>& shape, int seed) {
   at::Generator generator = at::detail::createCPUGenerator(seed);
   const at::Tensor values = at::randn(shape, generator);
-  auto staging = replica.AllocateStaging(static_cast<int64_t>(values.nbytes()));
-  if (!staging.ok()) {
-    ADD_FAILURE() << staging.status();
+  auto ring = replica.Stage({static_cast<int64_t>(values.nbytes())});
+  if (!ring.ok()) {
+    ADD_FAILURE() << ring.status();
     return {};
   }
-  std::memcpy(staging->bytes.data(), values.data_ptr(), values.nbytes());
-  staging->dtype = DType::kFloat32;
-  staging->shape = shape;
-  return *std::move(staging);
+  HostTensor staging = std::move(ring->front());
+  std::memcpy(staging.bytes.data(), values.data_ptr(), values.nbytes());
+  staging.dtype = DType::kFloat32;
+  staging.shape = shape;
+  return staging;
 }
 
 std::string Bytes(const HostTensor& tensor) {
@@ -82,13 +83,14 @@ const ReplicaCase kMlp = {"mlp",
 class TorchReplicaTest : public SimTest {
  protected:
   static std::unique_ptr<TorchReplica> Make(const ReplicaCase& c, c10::Device device) {
-    return std::make_unique<TorchReplica>(MakeNet(c.architecture, c.parameters, device), device);
+    return std::make_unique<TorchReplica>(MakeNet(c.architecture, c.parameters, device), device,
+                                          ExecutionOptions{}, nullptr);
   }
 
   // The only output, as bytes.
   static std::string Answer(TorchReplica& replica, const std::vector<int64_t>& shape, int seed) {
     const HostTensor input = Staged(replica, shape, seed);
-    const auto outputs = replica.Run({input});
+    const auto outputs = replica.Run({{input}, {}, {}});
     if (!outputs.ok() || outputs->size() != 1) {
       ADD_FAILURE() << outputs.status();
       return "";
@@ -118,24 +120,24 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST_F(TorchReplicaTest, StagingIsPinnedWhereTheReplicaIsOnADevice) {
   const auto replica = Make(kMlp, sim0_);
-  const auto staging = replica->AllocateStaging(1000);
+  const auto staging = replica->Stage({1000});
   ASSERT_TRUE(staging.ok());
-  EXPECT_EQ(reinterpret_cast<uintptr_t>(staging->bytes.data()) % 64, 0u);
-  EXPECT_TRUE(at::from_blob(staging->bytes.data(), {1000}, at::kByte).is_pinned());
-  const auto on_cpu = Make(kMlp, c10::kCPU)->AllocateStaging(1000);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(staging->front().bytes.data()) % 64, 0u);
+  EXPECT_TRUE(at::from_blob(staging->front().bytes.data(), {1000}, at::kByte).is_pinned());
+  const auto on_cpu = Make(kMlp, c10::kCPU)->Stage({1000});
   ASSERT_TRUE(on_cpu.ok());
-  EXPECT_FALSE(at::from_blob(on_cpu->bytes.data(), {1000}, at::kByte).is_pinned());
+  EXPECT_FALSE(at::from_blob(on_cpu->front().bytes.data(), {1000}, at::kByte).is_pinned());
 }
 
 TEST_F(TorchReplicaTest, InputsMayBeOverwrittenOnceRunHasReturned) {
   const auto replica = Make(kMlp, sim0_);
   const HostTensor input = Staged(*replica, kMlp.input, 1);
-  const auto first = replica->Run({input});
+  const auto first = replica->Run({{input}, {}, {}});
   ASSERT_TRUE(first.ok());
   const std::string answer = Bytes(first->front());
   const HostTensor other = Staged(*replica, kMlp.input, 2);
   std::memcpy(input.bytes.data(), other.bytes.data(), input.bytes.size());
-  const auto second = replica->Run({input});
+  const auto second = replica->Run({{input}, {}, {}});
   ASSERT_TRUE(second.ok());
   EXPECT_EQ(Bytes(first->front()), answer);
   EXPECT_NE(Bytes(second->front()), answer);
@@ -162,7 +164,7 @@ TEST_F(TorchReplicaTest, ReplicasOfOneNetRunAtTheSameTime) {
   const ReplicaCase resnet = {"resnet18", {{"num_classes", int64_t{10}}}, {1, 3, 64, 64}};
   const auto net = MakeNet(resnet.architecture, resnet.parameters, sim0_);
   std::vector<std::unique_ptr<TorchReplica>> replicas;
-  for (int i = 0; i < 3; ++i) replicas.push_back(std::make_unique<TorchReplica>(net, sim0_));
+  for (int i = 0; i < 3; ++i) replicas.push_back(std::make_unique<TorchReplica>(net, sim0_, ExecutionOptions{}, nullptr));
   std::vector<std::string> expected;
   for (int i = 0; i < 3; ++i) expected.push_back(Answer(*replicas[0], resnet.input, i));
   std::vector<int> right(replicas.size(), 0);
@@ -195,12 +197,12 @@ TEST_F(TorchReplicaTest, OutOfMemoryAtAnyAllocationFailsThatBatchAlone) {
   const HostTensor input = Staged(*replica, kMlp.input, 1);
   const int64_t live = simdevice::StatisticsOf(sim0_).live_bytes;
   const int64_t before = simdevice::StatisticsOf(sim0_).allocations;
-  ASSERT_TRUE(replica->Run({input}).ok());
+  ASSERT_TRUE(replica->Run({{input}, {}, {}}).ok());
   const int64_t count = simdevice::StatisticsOf(sim0_).allocations - before;
   ASSERT_GT(count, 2);
   for (int64_t n = 1; n <= count; ++n) {
     simdevice::FailAllocation(sim0_, n);
-    const auto outputs = replica->Run({input});
+    const auto outputs = replica->Run({{input}, {}, {}});
     EXPECT_TRUE(absl::IsResourceExhausted(outputs.status())) << outputs.status();
     EXPECT_THAT(std::string(outputs.status().message()), HasSubstr("sim:0: sim out of memory"));
     EXPECT_EQ(simdevice::StatisticsOf(sim0_).live_bytes, live);
@@ -213,11 +215,11 @@ TEST_F(TorchReplicaTest, PinnedMemoryThatRunsOutFailsThatBatchAlone) {
   const std::string expected = Answer(*replica, kMlp.input, 1);
   const HostTensor input = Staged(*replica, kMlp.input, 1);
   simdevice::FailPinnedAllocation(1);
-  const auto outputs = replica->Run({input});
+  const auto outputs = replica->Run({{input}, {}, {}});
   EXPECT_TRUE(absl::IsResourceExhausted(outputs.status())) << outputs.status();
   EXPECT_EQ(Answer(*replica, kMlp.input, 1), expected);
   simdevice::FailPinnedAllocation(1);
-  const auto staging = replica->AllocateStaging(100);
+  const auto staging = replica->Stage({100});
   EXPECT_TRUE(absl::IsResourceExhausted(staging.status())) << staging.status();
 }
 
@@ -231,15 +233,15 @@ TEST_F(TorchReplicaTest, AFaultAtAnyStepOfABatchIsReportedAndTheOtherDeviceGoesO
     return statistics.kernels + statistics.copies;
   };
   const int64_t before = steps();
-  ASSERT_TRUE(replica->Run({input}).ok());
+  ASSERT_TRUE(replica->Run({{input}, {}, {}}).ok());
   const int64_t count = steps() - before;
   ASSERT_GT(count, 4);
   for (int64_t n = 1; n <= count; ++n) {
     simdevice::FailKernel(sim0_, n);
-    const auto outputs = replica->Run({input});
+    const auto outputs = replica->Run({{input}, {}, {}});
     EXPECT_EQ(outputs.status().code(), absl::StatusCode::kInternal) << outputs.status();
     EXPECT_THAT(std::string(outputs.status().message()), HasSubstr("sim:0: sim error: "));
-    EXPECT_FALSE(replica->Run({input}).ok());
+    EXPECT_FALSE(replica->Run({{input}, {}, {}}).ok());
     EXPECT_EQ(Answer(*other, kMlp.input, 1), expected);
     simdevice::Reset();
   }
@@ -249,13 +251,13 @@ TEST_F(TorchReplicaTest, NothingIsUnderWayOnceAFailedRunHasReturned) {
   // Else the caller overwrites inputs, and frees weights, that queued work still reads.
   const auto replica = Make(kMlp, sim0_);
   const HostTensor input = Staged(*replica, kMlp.input, 1);
-  ASSERT_TRUE(replica->Run({input}).ok());
+  ASSERT_TRUE(replica->Run({{input}, {}, {}}).ok());
   simdevice::Hold(sim0_);
   simdevice::FailAllocation(sim0_, 3);
   std::atomic<bool> returned = false;
   absl::Status status;
   std::thread runner([&] {
-    status = replica->Run({input}).status();
+    status = replica->Run({{input}, {}, {}}).status();
     returned = true;
   });
   while (!returned && !simdevice::IsHostWaiting(sim0_)) std::this_thread::yield();

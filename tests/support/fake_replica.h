@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 #include <utility>
@@ -14,8 +15,8 @@
 
 #include "absl/status/statusor.h"
 #include "server/base/mutex.h"
-#include "server/registry/model_version.h"
 #include "server/device/replica.h"
+#include "server/registry/model_version.h"
 
 namespace sconce {
 
@@ -62,16 +63,25 @@ class FakeReplica : public Replica {
 
   const std::string& device() const override { return device_; }
 
-  absl::StatusOr<HostTensor> AllocateStaging(int64_t size_bytes) override {
-    auto memory = std::make_shared<std::vector<std::byte>>(size_bytes);
-    return HostTensor{DType::kUInt8, {size_bytes}, absl::MakeSpan(*memory), memory};
+  int depth() const override { return 1; }
+  int64_t max_rows() const override { return std::numeric_limits<int64_t>::max(); }
+  int numa_node() const override { return -1; }
+  absl::Status health() const override { return absl::OkStatus(); }
+
+  absl::StatusOr<std::vector<HostTensor>> Stage(absl::Span<const int64_t> size_bytes) override {
+    std::vector<HostTensor> staged;
+    for (const int64_t size : size_bytes) {
+      auto memory = std::make_shared<std::vector<std::byte>>(size);
+      staged.push_back({DType::kUInt8, {size}, absl::MakeSpan(*memory), memory});
+    }
+    return staged;
   }
 
-  absl::StatusOr<std::vector<HostTensor>> Run(absl::Span<const HostTensor> inputs) override {
+  absl::StatusOr<std::unique_ptr<RunningBatch>> Launch(BatchInput batch) override {
+    const HostTensor& input = batch.inputs[0];
     if (behaviour_.on_run) {
-      if (absl::Status status = behaviour_.on_run(inputs[0].shape[0]); !status.ok()) return status;
+      if (absl::Status status = behaviour_.on_run(input.shape[0]); !status.ok()) return status;
     }
-    const HostTensor& input = inputs[0];
     auto memory = std::make_shared<std::vector<std::byte>>(input.bytes.size());
     for (size_t at = 0; at < memory->size(); at += sizeof(float)) {
       float value;
@@ -79,11 +89,20 @@ class FakeReplica : public Replica {
       value = value * behaviour_.scale + behaviour_.bias;
       std::memcpy(memory->data() + at, &value, sizeof value);
     }
-    return std::vector<HostTensor>{
-        {DType::kFloat32, input.shape, absl::MakeSpan(*memory), memory}};
+    return std::make_unique<Done>(std::vector<HostTensor>{
+        {DType::kFloat32, input.shape, absl::MakeSpan(*memory), memory}});
   }
 
  private:
+  class Done : public RunningBatch {
+   public:
+    explicit Done(std::vector<HostTensor> outputs) : outputs_(std::move(outputs)) {}
+    absl::StatusOr<std::vector<HostTensor>> Finish() override { return std::move(outputs_); }
+
+   private:
+    std::vector<HostTensor> outputs_;
+  };
+
   const Behaviour behaviour_;
   const std::string device_ = "cpu";
 };

@@ -1,0 +1,73 @@
+// Accelerator: what a kind of device can do beyond what LibTorch offers for every device. CUDA's is
+// in libsconce_cuda.so (server/device/cuda); the simulated accelerator has one in tests. Where
+// there is none, or it says no, the server does without: no graphs, LibTorch's operators in place
+// of its own kernel.
+//
+// Immutable and thread-safe; lives as long as the process. Calls throw what LibTorch throws where
+// they are not said to return a status.
+
+#ifndef SCONCE_SERVER_DEVICE_ACCELERATOR_H_
+#define SCONCE_SERVER_DEVICE_ACCELERATOR_H_
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/device/execution_options.h"
+#include "server/device/replica.h"
+
+namespace sconce {
+
+class Accelerator {
+ public:
+  // Work of the device that was captured once and can be queued again as a whole, on the same
+  // memory. Not thread-safe. Destroyed when nothing of it is under way.
+  class Graph {
+   public:
+    virtual ~Graph() = default;
+    // Queues the work on the current stream.
+    virtual void Replay() = 0;
+    // Device memory that the graph keeps for itself.
+    virtual int64_t size_bytes() const = 0;
+  };
+
+  virtual ~Accelerator() = default;
+
+  // The NUMA node the device is attached to, -1 where that is unknown.
+  virtual int NumaNode(c10::Device device) const = 0;
+
+  // Captures what `body` queues on the current stream, which is not the default one, without doing
+  // it. Other threads may use the device meanwhile. What `body` throws, or does that cannot be
+  // captured, becomes the status; the stream is usable afterwards.
+  virtual absl::StatusOr<std::unique_ptr<Graph>> Capture(
+      c10::Device device, const std::function<void()>& body) const = 0;
+
+  // Normalises on the current stream. `pixels`: UINT8 [N, C, H, W] or [N, H, W, C] as
+  // `normalisation` says, contiguous. `out`: [N, C, H, W] of FP32, FP16 or BF16, contiguous or
+  // channels-last. `scale` and `bias` hold one FP32 per channel, on the device. False where there
+  // is no kernel for that.
+  virtual bool Normalise(const at::Tensor& pixels, ImageLayout layout, const at::Tensor& scale,
+                         const at::Tensor& bias, at::Tensor& out) const = 0;
+
+  // Opens memory of another process on `device`, from the handle its owner exported (for CUDA the
+  // 64 bytes of a cudaIpcMemHandle_t), at least `size_bytes` long. INVALID_ARGUMENT where the
+  // handle is none or is shorter; closed once the last owner is gone.
+  virtual absl::StatusOr<DeviceBytes> OpenShared(c10::Device device, const std::string& handle,
+                                                 int64_t size_bytes) const = 0;
+};
+
+// The one of that kind of device; null where there is none.
+const Accelerator* FindAccelerator(c10::DeviceType type);
+
+// REQUIRES: called once per type, before a replica is made.
+void RegisterAccelerator(c10::DeviceType type, const Accelerator* accelerator);
+
+}  // namespace sconce
+
+#endif  // SCONCE_SERVER_DEVICE_ACCELERATOR_H_
