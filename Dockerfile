@@ -20,12 +20,12 @@ RUN cmake --preset release -DSCONCE_TORCH_DIR=/opt/torch -DSCONCE_CUDA="$SCONCE_
     cmake --build --preset release --target sconce -j "$(nproc)" && \
     cmake --install build/release --prefix /opt/sconce
 # Of the wheels' libraries, those the server is linked with; for CUDA all, since they open each other
-# at run time.
+# at run time, but the compiler's.
 RUN mkdir -p /opt/sconce/lib && \
     { ldd build/release/sconce | awk '$3 ~ "^/opt/torch/" { print $3 }'; \
       if [ "$SCONCE_CUDA" = ON ]; then \
         printf '%s\n' /opt/torch/torch/lib/*cuda*.so /opt/torch/torch/lib/*nv*.so /opt/torch/nvidia/*/lib/*.so*; \
-      fi; } | \
+      fi; } | grep -v /libnvvm | \
     xargs realpath -s | sort -u | xargs cp -L -t /opt/sconce/lib
 
 FROM debian:bookworm-slim

@@ -32,7 +32,10 @@ void ModuleNet::Collect(const torch::nn::Module& module, const std::string& name
 
 void ModuleNet::Assign(size_t index, const at::Tensor& tensor) {
   NamedTensor& own = state_.at(index);
-  TORCH_CHECK(tensor.sizes() == own.tensor.sizes() && tensor.dtype() == own.tensor.dtype(),
+  const bool floating = c10::isFloatingType(own.tensor.scalar_type());
+  TORCH_CHECK(tensor.sizes() == own.tensor.sizes() &&
+                  (tensor.dtype() == own.tensor.dtype() ||
+                   (floating && c10::isFloatingType(tensor.scalar_type()))),
               own.name, ": expected ", own.tensor.dtype(), own.tensor.sizes(), ", got ",
               tensor.dtype(), tensor.sizes());
   own.tensor.set_data(tensor);

@@ -54,7 +54,8 @@ class Net {
   virtual std::vector<std::string> ModuleNames() const = 0;
 
   // Makes the index-th tensor of State() use `tensor`'s memory, on whatever device that is.
-  // REQUIRES: same shape, same dtype; throws c10::Error otherwise.
+  // REQUIRES: same shape; same dtype, or another of floating-point numbers. Throws c10::Error
+  // otherwise.
   virtual void Assign(size_t index, const at::Tensor& tensor) = 0;
 
   // Inference mode for the layers that have one (batch norm, dropout).

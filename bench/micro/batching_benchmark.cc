@@ -98,7 +98,7 @@ void PlanBatchOfWaiting(benchmark::State& state) {
   const std::vector<WaitingRequest> waiting(state.range(0),
                                             {1, key, now + std::chrono::seconds(1), false});
   for (auto _ : state) {
-    benchmark::DoNotOptimize(PlanBatch(waiting, now, 64, times));
+    benchmark::DoNotOptimize(PlanBatch(waiting, now, {.rows = 64}, times));
   }
 }
 BENCHMARK(PlanBatchOfWaiting)->Arg(1)->Arg(64)->Arg(1024);
@@ -113,8 +113,9 @@ void AssembleBatch(benchmark::State& state) {
     batch.push_back(Request(version, absl::MakeConstSpan(wire).subspan(i * size, size)));
   }
   std::vector<std::byte> staging(requests * size);
+  std::vector<BatchInput::FromDevice> from_device;
   for (auto _ : state) {
-    AssembleInput(batch, 0, absl::MakeSpan(staging));
+    AssembleInput(batch, 0, absl::MakeSpan(staging), &from_device);
     benchmark::DoNotOptimize(staging.data());
     benchmark::ClobberMemory();
   }

@@ -65,10 +65,12 @@ void DecodeAndPrepare(benchmark::State& state) {
   const std::string wire = RequestMessage(tensor_bytes).SerializeAsString();
   const std::vector<Piece> pieces = Cut(wire, slice_bytes);
   const auto version = VersionOf(tensor_bytes);
+  const SharedMemoryRegions regions(nullptr);
   const TimePoint now = Clock::Real()->Now();
   for (auto _ : state) {
     auto decoded = DecodeInfer(pieces);
-    auto prepared = PrepareInfer(*std::move(decoded), nullptr, version, now, TimePoint::max());
+    auto prepared =
+        PrepareInfer(*std::move(decoded), nullptr, version, regions, now, TimePoint::max());
     if (!prepared.ok()) state.SkipWithError(std::string(prepared.status().message()).c_str());
     benchmark::DoNotOptimize(prepared);
   }

@@ -60,6 +60,7 @@ class Programs:
         self.load = build / "bench" / "sconce_load"
         self.echo = build / "bench" / "sconce_echo"
         self.bare_libtorch = build / "bench" / "sconce_bare_libtorch"
+        self.one_tensor = build / "bench" / "sconce_one_tensor"
         self.read_bench = build / "bench" / "sconce_read_bench"
         for program in vars(self).values():
             if not os.access(program, os.X_OK):

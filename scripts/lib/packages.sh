@@ -9,6 +9,11 @@ BUILD_PACKAGES=(
   prometheus-cpp-dev libcli11-dev libspdlog-dev nlohmann-json3-dev libcpp-httplib-dev libxxhash-dev
   libssl-dev libgtest-dev libgmock-dev libbenchmark-dev
 )
+# Of these, what the GPU suite's device part and bench/gpu take.
+DEVICE_PACKAGES=(
+  g++ cmake ninja-build ca-certificates python3 python3-venv libabsl-dev nlohmann-json3-dev
+  libxxhash-dev libssl-dev libgtest-dev libgmock-dev prometheus-cpp-dev libspdlog-dev libcli11-dev
+)
 # perf_analyzer links libb64; clang brings libFuzzer.
 TEST_PACKAGES=(libb64-0d clang libclang-rt-dev)
 # A container image without a container engine.

@@ -7,7 +7,10 @@
 # there through a .pth file: no second copy.
 ensure_env() {
   local name=$1 requirements=$2 torch=${3:-} digest
-  digest=$({ cat "$requirements" && echo "$PYTHON $PYTHON_TAG $torch"; } | sha256sum | cut -c1-8)
+  # With the file that it begins with, if it names one ("-r requirements.txt").
+  digest=$({ cat "$requirements" && included=$(sed -n 's/^-r //p' "$requirements") &&
+    { [[ -z $included ]] || cat "$(dirname "$requirements")/$included"; } &&
+    echo "$PYTHON $PYTHON_TAG $torch"; } | sha256sum | cut -c1-8)
   ENV_DIR=$CACHE/env-$name-$PYTHON_TAG-$digest
   [[ -e $ENV_DIR/.complete ]] && return 0
 

@@ -98,6 +98,8 @@ CLI::App* AddServe(CLI::App& app, ServeOptions& options) {
              "How long a file must have been unchanged before it is read.");
   AddSeconds(serve, "--shutdown-grace", &options.shutdown_grace, 0, 3600,
              "How long requests in flight may take to end after SIGTERM.");
+  serve->add_flag("--exit-on-device-fault", options.exit_on_device_fault,
+                  "End with status 3 once a model has lost every device it is on.");
   serve
       ->add_option_function<std::string>(
           "--verify",
@@ -206,6 +208,13 @@ CLI::App* AddMerge(CLI::App& app, tools::MergeOptions& options) {
   return merge;
 }
 
+CLI::App* AddDevices(CLI::App& app, tools::DevicesOptions& options) {
+  CLI::App* devices = AddCommand(
+      app, "devices", "List what there is to serve on, and say why CUDA is missing if it is.");
+  devices->add_flag("--json", options.json, "One JSON object instead of text.");
+  return devices;
+}
+
 }  // namespace
 
 std::optional<Command> ParseCommandLine(int argc, char** argv, int* exit_status) {
@@ -215,6 +224,7 @@ std::optional<Command> ParseCommandLine(int argc, char** argv, int* exit_status)
   tools::DiffOptions diff_options;
   tools::ConvertOptions convert_options;
   tools::MergeOptions merge_options;
+  tools::DevicesOptions devices_options;
   CLI::App app(
       "Sconce serves PyTorch weights over gRPC and swaps them when their files change. It also "
       "shows,\nchecks, compares, converts and merges them.",
@@ -227,7 +237,8 @@ std::optional<Command> ParseCommandLine(int argc, char** argv, int* exit_status)
   const CLI::App* check = AddCheck(app, check_options);
   const CLI::App* diff = AddDiff(app, diff_options);
   const CLI::App* convert = AddConvert(app, convert_options);
-  AddMerge(app, merge_options);
+  const CLI::App* merge = AddMerge(app, merge_options);
+  AddDevices(app, devices_options);
 
   try {
     app.parse(argc, argv);
@@ -246,7 +257,8 @@ std::optional<Command> ParseCommandLine(int argc, char** argv, int* exit_status)
   if (*check) return tools::ToolOptions(check_options);
   if (*diff) return tools::ToolOptions(diff_options);
   if (*convert) return tools::ToolOptions(convert_options);
-  return tools::ToolOptions(merge_options);
+  if (*merge) return tools::ToolOptions(merge_options);
+  return tools::ToolOptions(devices_options);
 }
 
 }  // namespace sconce

@@ -14,6 +14,9 @@
 
 namespace sconce {
 
+// What `sconce serve` ends with where --exit-on-device-fault ended it.
+constexpr int kDeviceFaultStatus = 3;
+
 struct ServeOptions {
   std::string model_repository;
   std::string grpc_address = "0.0.0.0:8001";
@@ -23,6 +26,7 @@ struct ServeOptions {
   std::chrono::milliseconds poll_interval{1000};
   std::chrono::milliseconds settle_time{300};
   std::chrono::milliseconds shutdown_grace{30000};
+  bool exit_on_device_fault = false;
   CheckpointOptions checkpoint;  // how weights files are read
   std::string log_format = "human";
   std::string log_level = "info";

@@ -6,6 +6,7 @@
 #define SCONCE_SERVER_APP_SERVER_H_
 
 #include <chrono>
+#include <functional>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -17,12 +18,14 @@ class Server {
  public:
   // Opens the devices, takes the ports, which are logged, and starts to follow the repository.
   // Returns before the first model is loaded. Errors name the flag and what is wrong.
-  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServeOptions& options);
+  // `on_device_fault` is called whenever a model has lost every device it is on.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServeOptions& options,
+                                                       std::function<void()> on_device_fault);
   ~Server();
 
   // Unready at once; takes no new request, answers what is in flight, for `grace` at most, and
-  // ends every thread.
-  void Stop(std::chrono::milliseconds grace);
+  // ends every thread. Where something does not end, ends the process with `exit_status`.
+  void Stop(std::chrono::milliseconds grace, int exit_status);
 
  private:
   struct Parts;

@@ -52,10 +52,12 @@ class ModelMetrics::Families {
                           .Help("Inference requests for a model that is not in the repository.")
                           .Register(r)
                           .Add({})),
-        phases(BuildHistogram()
-                   .Name("sconce_request_phase_seconds")
-                   .Help("Time of answered requests by phase: queue, assemble, compute, respond, total.")
-                   .Register(r)),
+        phases(
+            BuildHistogram()
+                .Name("sconce_request_phase_seconds")
+                .Help(
+                    "Time of answered requests by phase: queue, assemble, compute, respond, total.")
+                .Register(r)),
         batch_rows(BuildHistogram()
                        .Name("sconce_batch_rows")
                        .Help("Rows per executed batch.")
@@ -68,24 +70,64 @@ class ModelMetrics::Families {
                       .Name("sconce_requests_in_flight")
                       .Help("Requests accepted and not answered yet, waiting ones included.")
                       .Register(r)),
+        out_of_memory(BuildCounter()
+                          .Name("sconce_out_of_memory_batches_total")
+                          .Help("Batches that ran out of the device's memory: tried again in "
+                                "smaller ones, or failed where one request alone is too much.")
+                          .Register(r)),
+        overdue_batches(BuildGauge()
+                            .Name("sconce_overdue_batches")
+                            .Help("Batches that a device has not returned for 30 s or more.")
+                            .Register(r)),
         loads(BuildCounter()
                   .Name("sconce_loads_total")
                   .Help("Attempts to bring a weights file into service, by outcome: published, "
                         "rejected (not tried again until the file changes), retrying.")
                   .Register(r)),
-        load_phases(BuildHistogram()
-                        .Name("sconce_load_phase_seconds")
-                        .Help("Time of loads by phase: settle, open, read, build, warm_up, publish.")
-                        .Register(r)),
+        load_phases(
+            BuildHistogram()
+                .Name("sconce_load_phase_seconds")
+                .Help("Time of loads by phase: settle, open, read, build, warm_up, publish.")
+                .Register(r)),
         serving_version(BuildGauge()
                             .Name("sconce_serving_version_info")
                             .Help("1 for the version and weights that answer now.")
                             .Register(r)),
+        device_lost(BuildGauge()
+                        .Name("sconce_device_lost")
+                        .Help("1 for a device that reported a fault that stays until the process "
+                              "ends; else 0.")
+                        .Register(r)),
+        model_memory(BuildGauge()
+                         .Name("sconce_model_memory_bytes")
+                         .Help("Memory of the version that serves, as measured when it was loaded, "
+                               "by device and kind: weights, workspace, graphs, staging "
+                               "(page-locked memory of the host).")
+                         .Register(r)),
         device_memory(BuildGauge()
                           .Name("sconce_device_memory_bytes")
                           .Help("Memory of a device, by state: used, total. For the CPU, used is "
                                 "the resident memory of the process.")
-                          .Register(r)) {}
+                          .Register(r)),
+        device_utilisation(BuildGauge()
+                               .Name("sconce_device_utilisation_ratio")
+                               .Help("Share of time a GPU's part was in use, as NVML samples it: "
+                                     "compute, memory.")
+                               .Register(r)),
+        device_temperature(BuildGauge()
+                               .Name("sconce_device_temperature_celsius")
+                               .Help("Temperature of a GPU, from NVML.")
+                               .Register(r)),
+        device_power(BuildGauge()
+                         .Name("sconce_device_power_watts")
+                         .Help("Power a GPU draws, from NVML.")
+                         .Register(r)),
+        device_ecc_errors(
+            BuildGauge()
+                .Name("sconce_device_ecc_errors")
+                .Help("Memory errors of a GPU since its driver was loaded, from NVML: "
+                      "corrected, uncorrected.")
+                .Register(r)) {}
 
   prometheus::Family<prometheus::Counter>& requests;
   prometheus::Counter& unknown_model;
@@ -93,10 +135,18 @@ class ModelMetrics::Families {
   prometheus::Family<Histogram>& batch_rows;
   prometheus::Family<prometheus::Gauge>& queue_depth;
   prometheus::Family<prometheus::Gauge>& in_flight;
+  prometheus::Family<prometheus::Counter>& out_of_memory;
+  prometheus::Family<prometheus::Gauge>& overdue_batches;
   prometheus::Family<prometheus::Counter>& loads;
   prometheus::Family<Histogram>& load_phases;
   prometheus::Family<prometheus::Gauge>& serving_version;
+  prometheus::Family<prometheus::Gauge>& device_lost;
+  prometheus::Family<prometheus::Gauge>& model_memory;
   prometheus::Family<prometheus::Gauge>& device_memory;
+  prometheus::Family<prometheus::Gauge>& device_utilisation;
+  prometheus::Family<prometheus::Gauge>& device_temperature;
+  prometheus::Family<prometheus::Gauge>& device_power;
+  prometheus::Family<prometheus::Gauge>& device_ecc_errors;
 };
 
 ModelMetrics::ModelMetrics(Families* families, std::string model)
@@ -108,6 +158,8 @@ ModelMetrics::ModelMetrics(Families* families, std::string model)
   batch_rows_ = &families_->batch_rows.Add({{"model", model_}}, kRows);
   queue_depth_ = &families_->queue_depth.Add({{"model", model_}});
   in_flight_ = &families_->in_flight.Add({{"model", model_}});
+  out_of_memory_ = &families_->out_of_memory.Add({{"model", model_}});
+  overdue_batches_ = &families_->overdue_batches.Add({{"model", model_}});
   for (size_t i = 0; i < loads_.size(); ++i) {
     loads_[i] = &families_->loads.Add({{"model", model_}, {"outcome", kLoadOutcomeNames[i]}});
   }
@@ -147,6 +199,12 @@ void ModelMetrics::AddInFlight(int64_t requests) {
   in_flight_->Increment(static_cast<double>(requests));
 }
 
+void ModelMetrics::CountOutOfMemory() { out_of_memory_->Increment(); }
+
+void ModelMetrics::SetOverdueBatches(int64_t batches) {
+  overdue_batches_->Set(static_cast<double>(batches));
+}
+
 void ModelMetrics::CountLoad(LoadOutcome outcome) {
   loads_[static_cast<size_t>(outcome)]->Increment();
 }
@@ -165,6 +223,17 @@ void ModelMetrics::SetServingVersion(int64_t version, const std::string& weights
   serving_version_->Set(1);
 }
 
+void ModelMetrics::SetMemory(const std::vector<ModelMemory>& memory) {
+  MutexLock lock(&mutex_);
+  for (prometheus::Gauge* const gauge : memory_) families_->model_memory.Remove(gauge);
+  memory_.clear();
+  for (const ModelMemory& part : memory) {
+    memory_.push_back(&families_->model_memory.Add(
+        {{"model", model_}, {"device", part.device}, {"kind", part.kind}}));
+    memory_.back()->Set(static_cast<double>(part.bytes));
+  }
+}
+
 Metrics::Metrics()
     : registry_(std::make_shared<prometheus::Registry>()),
       families_(std::make_unique<ModelMetrics::Families>(*registry_)) {}
@@ -180,11 +249,47 @@ ModelMetrics* Metrics::ForModel(const std::string& model) {
 
 void Metrics::CountUnknownModel() { families_->unknown_model.Increment(); }
 
+void Metrics::SetDeviceLost(const std::string& device, bool lost) {
+  families_->device_lost.Add({{"device", device}}).Set(lost ? 1 : 0);
+}
+
 void Metrics::SetDeviceMemory(const std::string& device, int64_t used_bytes, int64_t total_bytes) {
   families_->device_memory.Add({{"device", device}, {"state", "used"}})
       .Set(static_cast<double>(used_bytes));
   families_->device_memory.Add({{"device", device}, {"state", "total"}})
       .Set(static_cast<double>(total_bytes));
+}
+
+void Metrics::SetDeviceFigure(const std::string& device, DeviceFigure figure,
+                              std::optional<double> value) {
+  prometheus::Family<prometheus::Gauge>* family = nullptr;
+  prometheus::Labels labels = {{"device", device}};
+  switch (figure) {
+    case DeviceFigure::kComputeUtilisation:
+    case DeviceFigure::kMemoryUtilisation:
+      family = &families_->device_utilisation;
+      labels["part"] = figure == DeviceFigure::kComputeUtilisation ? "compute" : "memory";
+      break;
+    case DeviceFigure::kTemperature:
+      family = &families_->device_temperature;
+      break;
+    case DeviceFigure::kPower:
+      family = &families_->device_power;
+      break;
+    case DeviceFigure::kEccCorrected:
+    case DeviceFigure::kEccUncorrected:
+      family = &families_->device_ecc_errors;
+      labels["kind"] = figure == DeviceFigure::kEccCorrected ? "corrected" : "uncorrected";
+      break;
+  }
+  // Two scrapes at a time must not remove what the other sets.
+  MutexLock lock(&mutex_);
+  prometheus::Gauge& gauge = family->Add(labels);
+  if (value.has_value()) {
+    gauge.Set(*value);
+  } else {
+    family->Remove(&gauge);
+  }
 }
 
 std::string Metrics::Serialize() const {

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -36,6 +37,22 @@ enum class RequestPhase { kQueue, kAssemble, kCompute, kRespond, kTotal };
 enum class LoadOutcome { kPublished, kRejected, kRetrying };
 // Where the time of a load goes.
 enum class LoadPhase { kSettle, kOpen, kRead, kBuild, kWarmUp, kPublish };
+// What a GPU reports of itself, beside its memory.
+enum class DeviceFigure {
+  kComputeUtilisation,
+  kMemoryUtilisation,
+  kTemperature,
+  kPower,
+  kEccCorrected,
+  kEccUncorrected,
+};
+
+// What the version that serves takes of a device's memory, or for it.
+struct ModelMemory {
+  std::string device;  // "cuda:0"
+  std::string kind;    // "weights", "workspace", "graphs", "staging"
+  int64_t bytes = 0;
+};
 
 // The handles of one model.
 class ModelMetrics {
@@ -45,10 +62,14 @@ class ModelMetrics {
   void ObserveBatchRows(int64_t rows);
   void AddQueueDepth(int64_t requests);
   void AddInFlight(int64_t requests);
+  void CountOutOfMemory();
+  void SetOverdueBatches(int64_t batches);
   void CountLoad(LoadOutcome outcome);
   void ObserveLoadPhase(LoadPhase phase, double seconds);
   // Replaces the info series of the version served so far; version 0 removes it.
   void SetServingVersion(int64_t version, const std::string& weights_id);
+  // Replaces the series of the version served so far.
+  void SetMemory(const std::vector<ModelMemory>& memory);
 
  private:
   friend class Metrics;
@@ -63,10 +84,13 @@ class ModelMetrics {
   prometheus::Histogram* batch_rows_ = nullptr;
   prometheus::Gauge* queue_depth_ = nullptr;
   prometheus::Gauge* in_flight_ = nullptr;
+  prometheus::Counter* out_of_memory_ = nullptr;
+  prometheus::Gauge* overdue_batches_ = nullptr;
   std::array<prometheus::Counter*, 3> loads_{};
   std::array<prometheus::Histogram*, 6> load_phases_{};
   Mutex mutex_;
   prometheus::Gauge* serving_version_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  std::vector<prometheus::Gauge*> memory_ ABSL_GUARDED_BY(mutex_);
 };
 
 class Metrics {
@@ -79,7 +103,10 @@ class Metrics {
 
   // Requests for a model that is not there; not labelled with what the client sent.
   void CountUnknownModel();
+  void SetDeviceLost(const std::string& device, bool lost);
   void SetDeviceMemory(const std::string& device, int64_t used_bytes, int64_t total_bytes);
+  // Without a value there is no series: a card that does not report a figure has none.
+  void SetDeviceFigure(const std::string& device, DeviceFigure figure, std::optional<double> value);
 
   // The Prometheus text exposition format, version 0.0.4.
   std::string Serialize() const;

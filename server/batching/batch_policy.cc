@@ -9,6 +9,9 @@ namespace {
 
 constexpr Duration kStaleAfter = std::chrono::seconds(1);
 
+// Linux wakes a thread up to 50 us after the moment that it asked for.
+constexpr Duration kTimerSlack = std::chrono::microseconds(50);
+
 size_t BucketOf(int64_t rows, size_t buckets) {
   const auto width = static_cast<size_t>(std::bit_width(static_cast<uint64_t>(rows)));
   return std::min(width, buckets) - 1;
@@ -36,9 +39,11 @@ Duration ServiceTimes::LeastFor(int64_t rows, TimePoint now) const {
   return least;
 }
 
-BatchPlan PlanBatch(absl::Span<const WaitingRequest> waiting, TimePoint now, int64_t max_rows,
-                    const ServiceTimes& service_times) {
+BatchPlan PlanBatch(absl::Span<const WaitingRequest> waiting, TimePoint now,
+                    const BatchLimits& limits, const ServiceTimes& compute_times) {
   BatchPlan plan;
+  const TimePoint start = std::max(now, limits.start);
+  const int64_t most = std::min(limits.rows, limits.replica_rows);
   int64_t rows = 0;
   std::string_view shape_key;
   for (size_t i = 0; i < waiting.size(); ++i) {
@@ -48,17 +53,38 @@ BatchPlan PlanBatch(absl::Span<const WaitingRequest> waiting, TimePoint now, int
       continue;
     }
     if (request.deadline != TimePoint::max() &&
-        now + service_times.LeastFor(request.rows, now) > request.deadline) {
+        start + compute_times.LeastFor(request.rows, now) > request.deadline) {
       plan.late.push_back(i);
       continue;
     }
+    if (request.rows > limits.replica_rows) {
+      if (request.rows > limits.any_replica_rows) plan.too_large.push_back(i);
+      continue;
+    }
     if (!plan.take.empty() && request.shape_key != shape_key) continue;
-    if (!plan.take.empty() && rows + request.rows > max_rows) break;
+    if (!plan.take.empty() && rows + request.rows > most) {
+      plan.full = true;
+      break;
+    }
     shape_key = request.shape_key;
     rows += request.rows;
     plan.take.push_back(i);
   }
+  plan.full = plan.full || rows >= most;
   return plan;
+}
+
+NextStep DecideStep(const ExecutorSituation& situation, TimePoint now) {
+  if (situation.under_way == 0) {
+    return {situation.work ? ExecutorStep::kClose : ExecutorStep::kRest};
+  }
+  if (situation.under_way >= situation.depth) return {ExecutorStep::kFinish};
+  const TimePoint close_at = situation.last_end - situation.assembling - kTimerSlack;
+  if (situation.work && (situation.full || now >= close_at)) return {ExecutorStep::kClose};
+  // Whoever waits for the first batch's answers must not wait for the last one's end.
+  const TimePoint until = std::min(situation.first_end, close_at);
+  if (now >= until) return {ExecutorStep::kFinish};
+  return {ExecutorStep::kRest, until};
 }
 
 }  // namespace sconce

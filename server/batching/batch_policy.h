@@ -1,16 +1,20 @@
-// Which waiting requests form the next batch, and which are given up: pure functions of a snapshot.
+// Which waiting requests form the next batch, when it is closed, and which requests are given up:
+// pure functions of a snapshot.
 //
 // The rule is work-conserving: a free executor takes everything that waits, in order, up to the
 // largest batch; it never waits for more (H. Inoue, arXiv 1912.06322, bounds the mean latency of
-// this rule). A request that can no longer be answered before its deadline is dropped before it
-// costs anything: under twice the load a server can bear, this keeps half of the requests in time,
-// where first-in-first-out keeps almost none.
+// this rule). Where a device can have batches queued up, the next one is closed as late as keeps
+// the device busy: what is closed earlier is smaller and is answered no sooner. A request that can
+// no longer be answered before its deadline is dropped before it costs anything: under twice the
+// load a server can bear, this keeps half of the requests in time, where first-in-first-out keeps
+// almost none.
 
 #ifndef SCONCE_SERVER_BATCHING_BATCH_POLICY_H_
 #define SCONCE_SERVER_BATCHING_BATCH_POLICY_H_
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <string_view>
 #include <vector>
 
@@ -28,12 +32,27 @@ struct WaitingRequest {
   bool cancelled = false;
 };
 
+struct BatchLimits {
+  // Of the largest batch; a request that is larger goes alone.
+  int64_t rows = 1;
+  // What fits into the memory of the replica that is to run the batch. Larger requests are left to
+  // other replicas.
+  int64_t replica_rows = std::numeric_limits<int64_t>::max();
+  // The same of the replica that has most memory; larger requests are given up.
+  int64_t any_replica_rows = std::numeric_limits<int64_t>::max();
+  // When the batch can begin to be computed: after what the device has under way.
+  TimePoint start{};
+};
+
 // Indices into the snapshot, each in ascending order and in one list at most; the others go on
 // waiting.
 struct BatchPlan {
   std::vector<size_t> take;
   std::vector<size_t> late;
   std::vector<size_t> cancelled;
+  std::vector<size_t> too_large;
+  // No further request of its shape can join the batch.
+  bool full = false;
 };
 
 // Seconds that batches took lately, by size. Knows only what it was told: with no recent figure it
@@ -59,10 +78,42 @@ class ServiceTimes {
 };
 
 // The next batch out of `waiting`, which is in order of arrival: the first request that is neither
-// cancelled nor late sets the shape; after it every request of that shape that still fits into
-// `max_rows` rows, until one does not fit, so that a large request is never overtaken for ever.
-BatchPlan PlanBatch(absl::Span<const WaitingRequest> waiting, TimePoint now, int64_t max_rows,
-                    const ServiceTimes& service_times);
+// cancelled nor late sets the shape; after it every request of that shape that still fits, until
+// one does not, so that a large request is never overtaken for ever. `compute_times` are those of
+// the device that is to run it.
+BatchPlan PlanBatch(absl::Span<const WaitingRequest> waiting, TimePoint now,
+                    const BatchLimits& limits, const ServiceTimes& compute_times);
+
+// An executor that is to know what to do next.
+struct ExecutorSituation {
+  // Batches under way, and how many may be.
+  int under_way = 0;
+  int depth = 1;
+  // Requests wait that it is this executor's turn to take, and whether they fill a batch.
+  bool work = false;
+  bool full = false;
+  // When the first and the last batch under way are expected to end.
+  TimePoint first_end{};
+  TimePoint last_end{};
+  // What assembling the next batch takes at least.
+  Duration assembling{};
+};
+
+enum class ExecutorStep {
+  kRest,    // until `until` or until something changes
+  kClose,   // the next batch
+  kFinish,  // wait for the first batch under way
+};
+
+struct NextStep {
+  ExecutorStep step = ExecutorStep::kRest;
+  TimePoint until = TimePoint::max();
+};
+
+// With nothing under way, whatever waits is closed at once. With a batch under way and room for
+// another, that one is closed when it is full, or when the last one is expected to end within the
+// time that assembling takes; with no recent figure, at once.
+NextStep DecideStep(const ExecutorSituation& situation, TimePoint now);
 
 }  // namespace sconce
 

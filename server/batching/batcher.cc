@@ -1,299 +1,355 @@
 #include "server/batching/batcher.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/thread.h"
 #include "server/batching/batch_assembly.h"
 
 namespace sconce {
 namespace {
 
-// Beside the number of requests: a queue of large ones must not take the machine's memory.
-constexpr int64_t kMaxWaitingBytes = int64_t{1} << 30;
-
-int64_t BytesOf(const InferRequest& request) {
-  int64_t bytes = 0;
-  for (const int64_t size : request.checked.size_bytes) bytes += size;
-  return bytes;
-}
-
-absl::Status NotServed(const std::string& model) {
-  return absl::UnavailableError(absl::StrCat("model '", model, "' is not being served"));
-}
-
-// Whether `version`, pinned when the batch was closed, may answer a request that was checked
-// against the version that was live when it arrived.
-absl::Status CheckAgainst(const ModelVersion& version, InferRequest* request) {
-  if (request->wanted_version != 0 && request->wanted_version != version.number) {
-    return absl::NotFoundError(absl::StrCat("model '", version.model, "' has no version ",
-                                            request->wanted_version, ", it serves version ",
-                                            version.number));
-  }
-  if (request->checked_against.get() == &version) return absl::OkStatus();
-  const ModelVersion& before = *request->checked_against;
-  if (version.signature == before.signature &&
-      version.config.max_batch_size >= request->checked.rows) {
-    return absl::OkStatus();
-  }
-  auto checked = CheckInputs(version.Label(), version.signature, version.config.max_batch_size,
-                             request->declared);
-  if (!checked.ok()) return checked.status();
-  request->checked = *std::move(checked);
-  if (std::string key = ShapeKey(*request); key != request->shape_key) {
-    // The inputs changed their order: the batch this request was chosen for is not of its shape.
-    request->shape_key = std::move(key);
-    return absl::UnavailableError(
-        absl::StrCat(version.Label(), ": the inputs changed while the request waited; try again"));
-  }
-  return absl::OkStatus();
-}
+// Batches of a request that may be lost with their device: what takes out one device after the
+// other must not take out all.
+constexpr int kMaxLostBatches = 1;
 
 }  // namespace
 
-struct Batcher::Executor {
-  size_t index = 0;
+struct Batcher::Slot {
+  Slot(size_t index, const std::shared_ptr<Model>& model, ModelMetrics* metrics, const Clock* clock)
+      : executor(index, model, metrics, clock) {}
+
+  // The thread's own; the rest is guarded by Batcher's mutex_.
+  Executor executor;
+
+  CondVar wake;
+  // Whether the live version has a replica for it that works.
+  bool usable = false;
+  int64_t lost_version = 0;
+  std::string device;
+  // Of the largest batch it takes.
+  int64_t batch_rows = 0;
+  std::vector<WatchedBatch> watched;
   Thread thread;
 };
 
-Batcher::Batcher(std::shared_ptr<Model> model, ModelMetrics* metrics, const Clock* clock)
-    : model_(std::move(model)), metrics_(metrics), clock_(clock) {}
+// What an executor takes out of the queue in one turn.
+struct Batcher::Closing {
+  Batch batch;
+  Refusals refused;
+};
+
+Batcher::Batcher(std::shared_ptr<Model> model, ModelMetrics* metrics, const Clock* clock,
+                 OnDevicesLost on_devices_lost)
+    : model_(std::move(model)),
+      metrics_(metrics),
+      clock_(clock),
+      on_devices_lost_(std::move(on_devices_lost)),
+      queue_(model_->name(), metrics) {}
 
 Batcher::~Batcher() { Stop(); }
 
 void Batcher::OnVersionChanged() {
-  const std::shared_ptr<const ModelVersion> version = model_->Pin();
-  MutexLock lock(&mutex_);
-  if (stopped_) return;
-  wanted_executors_ = version == nullptr ? 1 : version->replicas.size();
-  while (executors_.size() < wanted_executors_) {
-    auto executor = std::make_unique<Executor>();
-    executor->index = executors_.size();
-    Executor* const raw = executor.get();
-    executors_.push_back(std::move(executor));
-    raw->thread = Thread(absl::StrCat("exec-", model_->name()), ThreadPriority::kNormal,
-                         [this, raw] { RunExecutor(raw); });
+  {
+    MutexLock lock(&mutex_);
+    if (stopped_) return;
+    const std::shared_ptr<const ModelVersion> version = model_->Pin();
+    const size_t wanted = version == nullptr ? 1 : version->replicas.size();
+    while (slots_.size() < wanted) {
+      slots_.push_back(std::make_unique<Slot>(slots_.size(), model_, metrics_, clock_));
+      loads_.emplace_back();
+      Slot* const slot = slots_.back().get();
+      slot->thread = Thread(absl::StrCat("exec-", model_->name()), ThreadPriority::kNormal,
+                            [this, slot] { RunExecutor(slot); });
+    }
+    for (const auto& slot : slots_) Know(slot.get(), version.get());
+    for (size_t i = 0; i < slots_.size(); ++i) {
+      const auto first = std::find_if(slots_.begin(), slots_.end(), [&](const auto& other) {
+        return other->device == slots_[i]->device;
+      });
+      loads_[i].device = static_cast<int>(first - slots_.begin());
+      slots_[i]->wake.Notify();
+    }
   }
-  resized_.NotifyAll();
-  work_.NotifyAll();
+  CheckHealth();
+}
+
+void Batcher::Know(Slot* slot, const ModelVersion* version) {
+  const size_t index = slot->executor.index();
+  slot->device.clear();
+  slot->usable = version == nullptr && index == 0;  // to refuse what waits
+  loads_[index].max_rows = std::numeric_limits<int64_t>::max();
+  if (version == nullptr || index >= version->replicas.size()) return;
+  const Replica& replica = *version->replicas[index];
+  slot->usable = version->number != slot->lost_version;
+  slot->device = replica.device();
+  loads_[index].max_rows = replica.max_rows();
+  slot->batch_rows = std::min(version->config.max_batch_size, replica.max_rows());
+}
+
+void Batcher::CheckHealth() {
+  std::shared_ptr<const ModelVersion> version;
+  absl::Status health;
+  bool any = false;
+  Refusals left;
+  {
+    MutexLock lock(&mutex_);
+    version = model_->Pin();
+    if (stopped_ || version == nullptr) return;
+    for (size_t i = 0; i < version->replicas.size(); ++i) {
+      absl::Status status = version->replicas[i]->health();
+      any = any || status.ok();
+      if (status.ok() || i >= slots_.size()) continue;
+      health = std::move(status);
+      slots_[i]->lost_version = version->number;
+      slots_[i]->usable = false;
+      slots_[i]->wake.Notify();
+    }
+    if (!any) left = queue_.TakeAll(NotServed(health.message()));
+    Call(Next(clock_->Now()));
+  }
+  if (any) return;
+  if (on_devices_lost_) on_devices_lost_(model_, version, std::string(health.message()));
+  Refuse(&left);
 }
 
 void Batcher::Submit(InferRequest request) {
   request.shape_key = ShapeKey(request);
+  const TimePoint arrival = request.arrival;
   absl::Status refused;
   {
     MutexLock lock(&mutex_);
-    const int64_t bytes = BytesOf(request);
-    const int64_t most = request.checked_against->config.max_queue_size;
-    if (stopped_) {
-      refused = NotServed(model_->name());
-    } else if (static_cast<int64_t>(waiting_.size()) >= most ||
-               waiting_bytes_ + bytes > std::max(kMaxWaitingBytes, bytes)) {
-      refused = absl::UnavailableError(
-          absl::StrCat("model '", model_->name(), "': the queue is full: ", waiting_.size(),
-                       " requests of ", waiting_bytes_, " bytes wait, expected at most ", most,
-                       " requests and ", kMaxWaitingBytes, " bytes"));
+    if (stopped_ || (!slots_.empty() && !AnyUsable())) {
+      refused = NotServed();
+    } else if (request.checked.rows > MostRows()) {
+      refused = TooLarge();
     } else {
-      waiting_bytes_ += bytes;
-      waiting_.push_back(std::move(request));
-      metrics_->AddQueueDepth(1);
-      work_.Notify();
+      refused = queue_.CheckRoom(request);
+    }
+    if (refused.ok()) {
+      queue_.Add(std::move(request));
+      Call(Next(arrival));  // near enough to now, which takes longer to find out
       return;
     }
   }
-  Refuse(request, std::move(refused));
+  sconce::Refuse(request, refused, *clock_, model_.get());
 }
 
 void Batcher::Stop() {
-  std::deque<InferRequest> left;
-  std::vector<std::unique_ptr<Executor>> executors;
+  Refusals left;
+  std::vector<Thread> threads;
   {
     MutexLock lock(&mutex_);
     stopped_ = true;
-    left.swap(waiting_);
-    waiting_bytes_ = 0;
-    executors.swap(executors_);
+    left = queue_.TakeAll(NotServed());
+    for (const auto& slot : slots_) {
+      slot->wake.Notify();
+      threads.push_back(std::move(slot->thread));
+    }
   }
-  metrics_->AddQueueDepth(-static_cast<int64_t>(left.size()));
-  work_.NotifyAll();
-  resized_.NotifyAll();
-  for (InferRequest& request : left) Refuse(request, NotServed(model_->name()));
-  for (const auto& executor : executors) executor->thread.Join();
+  Refuse(&left);
+  for (Thread& thread : threads) thread.Join();
 }
 
-void Batcher::RunExecutor(Executor* executor) {
+void Batcher::AddUnderWay(std::vector<WatchedBatch>* batches) {
+  MutexLock lock(&mutex_);
+  for (const auto& slot : slots_) {
+    for (const WatchedBatch& batch : slot->watched) {
+      batches->push_back(batch);
+      batches->back().model = model_->name();
+    }
+  }
+}
+
+void Batcher::RunExecutor(Slot* slot) {
+  Executor& executor = slot->executor;
   for (;;) {
-    std::vector<InferRequest> batch;
-    std::vector<std::pair<InferRequest, absl::Status>> refused;
-    std::shared_ptr<const ModelVersion> version;
+    Closing closing;
+    Turn turn;
     {
       MutexLock lock(&mutex_);
-      for (;;) {
-        if (stopped_) return;
-        if (executor->index >= wanted_executors_) {
-          resized_.Wait(&mutex_);
-        } else if (waiting_.empty()) {
-          work_.Wait(&mutex_);
-        } else {
-          break;
-        }
-      }
-      version = FormBatch(&batch, &refused);
-      // A version with fewer replicas may have been published an instant ago.
-      if (version != nullptr && executor->index >= version->replicas.size()) {
-        for (auto it = batch.rbegin(); it != batch.rend(); ++it) {
-          waiting_bytes_ += BytesOf(*it);
-          metrics_->AddQueueDepth(1);
-          waiting_.push_front(std::move(*it));
-        }
-        batch.clear();
-        wanted_executors_ = version->replicas.size();
-        work_.Notify();
-      }
+      turn = AwaitTurn(slot, &closing);
     }
-    for (auto& [request, status] : refused) Refuse(request, std::move(status));
-    if (!batch.empty()) RunBatch(version, std::move(batch), executor);
+    Refuse(&closing.refused);
+    switch (turn) {
+      case Turn::kLaunch:
+        if (!closing.batch.requests.empty()) executor.Launch(std::move(closing.batch));
+        break;
+      case Turn::kFinish:
+        executor.Finish();
+        break;
+      case Turn::kAnswer:
+        executor.SendAnswers();
+        break;
+      case Turn::kEnd:
+        return;
+    }
+    if (executor.HasLost()) PutBack(executor.TakeLost());
   }
 }
 
-std::shared_ptr<const ModelVersion> Batcher::FormBatch(
-    std::vector<InferRequest>* batch,
-    std::vector<std::pair<InferRequest, absl::Status>>* refused) {
-  const TimePoint now = clock_->Now();
-  std::shared_ptr<const ModelVersion> version = model_->Pin();
-
-  std::vector<WaitingRequest> snapshot;
-  snapshot.reserve(waiting_.size());
-  for (const InferRequest& request : waiting_) {
-    snapshot.push_back({request.checked.rows, request.shape_key, request.deadline,
-                        request.cancelled != nullptr &&
-                            request.cancelled->load(std::memory_order_relaxed)});
-  }
-  BatchPlan plan;
-  if (version != nullptr) {
-    plan = PlanBatch(snapshot, now, version->config.max_batch_size, service_times_);
-  }
-
-  std::vector<bool> leaves(waiting_.size(), version == nullptr);
-  for (const size_t i : plan.cancelled) {
-    leaves[i] = true;
-    refused->emplace_back(std::move(waiting_[i]), absl::CancelledError("the client went away"));
-  }
-  for (const size_t i : plan.late) {
-    leaves[i] = true;
-    const double waited = ToSeconds(now - waiting_[i].arrival);
-    refused->emplace_back(
-        std::move(waiting_[i]),
-        absl::DeadlineExceededError(absl::StrCat("model '", model_->name(),
-                                                 "': the deadline cannot be met any more after ",
-                                                 waited, " s in the queue")));
-  }
-  for (const size_t i : plan.take) {
-    leaves[i] = true;
-    InferRequest& request = waiting_[i];
-    absl::Status fits = CheckAgainst(*version, &request);
-    if (fits.ok()) {
-      batch->push_back(std::move(request));
+Batcher::Turn Batcher::AwaitTurn(Slot* slot, Closing* closing) {
+  const Executor& executor = slot->executor;
+  const size_t index = executor.index();
+  slot->watched.erase(slot->watched.begin(), slot->watched.end() - executor.under_way());
+  loads_[index].under_way = executor.under_way();
+  loads_[index].rows = executor.rows_under_way();
+  for (;;) {
+    NextStep next;
+    if (!slot->usable || stopped_) {
+      if (executor.under_way() > 0) return Turn::kFinish;
+    } else if (!queue_.empty() || executor.under_way() > 0) {
+      const TimePoint now = clock_->Now();
+      loads_[index].expected_end = executor.FreeAt(now);
+      loads_[index].available = true;
+      const std::optional<size_t> turn_of = Next(now);
+      loads_[index].available = false;
+      const bool mine = turn_of == index;
+      if (!mine) Call(turn_of);
+      const int64_t rows = std::min(queue_.rows(), slot->batch_rows);
+      next = DecideStep(executor.Situation(mine, rows == slot->batch_rows, rows, now), now);
+      if (next.step == ExecutorStep::kClose) {
+        if (Close(slot, now, closing)) return Turn::kLaunch;
+        if (!slot->usable || executor.under_way() == 0) continue;
+        // Enough waits, but not of one shape.
+        next = DecideStep(executor.Situation(mine, false, rows, now), now);
+      }
+      if (next.step == ExecutorStep::kFinish) return Turn::kFinish;
+    }
+    if (executor.HasAnswers()) return Turn::kAnswer;
+    if (stopped_) return Turn::kEnd;
+    loads_[index].available = slot->usable;
+    if (next.until == TimePoint::max()) {
+      slot->wake.Wait(&mutex_);
     } else {
-      refused->emplace_back(std::move(request), std::move(fits));
+      slot->wake.WaitUntil(&mutex_, next.until);
     }
+    loads_[index].available = false;
   }
-  if (version == nullptr) {
-    for (InferRequest& request : waiting_) {
-      refused->emplace_back(std::move(request), NotServed(model_->name()));
-    }
-  }
-
-  for (const InferRequest& request : *batch) waiting_bytes_ -= BytesOf(request);
-  for (const auto& [request, status] : *refused) waiting_bytes_ -= BytesOf(request);
-  size_t kept = 0;
-  for (size_t i = 0; i < leaves.size(); ++i) {
-    if (leaves[i]) continue;
-    if (kept != i) waiting_[kept] = std::move(waiting_[i]);
-    ++kept;
-  }
-  metrics_->AddQueueDepth(static_cast<int64_t>(kept) - static_cast<int64_t>(waiting_.size()));
-  waiting_.resize(kept);
-  return version;
 }
 
-void Batcher::RunBatch(const std::shared_ptr<const ModelVersion>& version,
-                       std::vector<InferRequest> batch, Executor* executor) {
-  const TimePoint closed = clock_->Now();
-  Replica& replica = *version->replicas[executor->index];
-  int64_t rows = 0;
-  for (const InferRequest& request : batch) rows += request.checked.rows;
+std::optional<size_t> Batcher::Next(TimePoint now) const {
+  int64_t fits = -1;
+  for (const ExecutorLoad& load : loads_) {
+    if (load.available) fits = std::max(fits, load.max_rows);
+  }
+  if (fits < 0) return std::nullopt;
+  for (const InferRequest& request : queue_.requests()) {
+    // What fits nowhere any more has to be refused by somebody.
+    const int64_t rows = request.checked.rows > MostRows() ? 0 : request.checked.rows;
+    if (rows <= fits) return NextExecutor(loads_, rows, now);
+  }
+  return std::nullopt;
+}
 
-  const size_t n_inputs = version->signature.inputs.size();
-  std::vector<int64_t> size_bytes(n_inputs, 0);
-  for (const InferRequest& request : batch) {
-    for (size_t i = 0; i < n_inputs; ++i) size_bytes[i] += request.checked.size_bytes[i];
-  }
-  BatchInput input;
-  auto staged = replica.Stage(size_bytes);
-  absl::Status status = staged.status();
-  if (status.ok()) {
-    input.inputs = *std::move(staged);
-    for (size_t i = 0; i < n_inputs; ++i) {
-      input.inputs[i].dtype = version->signature.inputs[i].dtype;
-      input.inputs[i].shape = BatchShape(batch.front(), i, rows);
-      AssembleInput(batch, i, input.inputs[i].bytes);
-    }
-  }
-  for (InferRequest& request : batch) request.wire.reset();  // the rows are in the batch now
+void Batcher::Call(std::optional<size_t> executor) {
+  if (!executor.has_value()) return;
+  // One that has a batch under way wakes by itself when it is time to close the next.
+  Slot& slot = *slots_[*executor];
+  if (loads_[*executor].under_way == 0 || queue_.rows() >= slot.batch_rows) slot.wake.Notify();
+}
 
-  const TimePoint assembled = clock_->Now();
-  std::vector<HostTensor> outputs;
-  if (status.ok()) {
-    auto ran = replica.Run(std::move(input));
-    status = ran.status();
-    if (status.ok()) {
-      outputs = *std::move(ran);
-      status = CheckOutputs(version->signature, rows, outputs);
-    }
+bool Batcher::Close(Slot* slot, TimePoint now, Closing* closing) {
+  const Executor& executor = slot->executor;
+  const size_t index = executor.index();
+  const std::shared_ptr<const ModelVersion> version = model_->Pin();
+  if (version == nullptr) {
+    closing->refused = queue_.TakeAll(NotServed());
+    return true;
   }
-  const TimePoint computed = clock_->Now();
-  if (!status.ok()) {
-    for (InferRequest& request : batch) {
-      Refuse(request, absl::Status(status.code(),
-                                   absl::StrCat(version->Label(), ": ", status.message())));
-    }
-    return;
-  }
+  // Another version may have been published an instant ago; OnVersionChanged follows.
+  slot->usable = index < version->replicas.size() && version->number != slot->lost_version;
+  if (!slot->usable) return false;
+  ExecutorLoad& load = loads_[index];
+  load.max_rows = version->replicas[index]->max_rows();
+  slot->batch_rows = std::min(version->config.max_batch_size, load.max_rows);
 
-  std::vector<InferResponse> responses;
-  std::vector<Duration> queued, total;
-  int64_t first = 0;
-  for (const InferRequest& request : batch) {
-    responses.push_back({version, SliceRows(outputs, first, request.checked.rows)});
-    first += request.checked.rows;
+  const BatchPlan plan = PlanBatch(queue_.Snapshot(), now,
+                                   {.rows = version->config.max_batch_size,
+                                    .replica_rows = load.max_rows,
+                                    .any_replica_rows = MostRows(),
+                                    .start = executor.FreeAt(now)},
+                                   executor.compute_times());
+  const int64_t rows = std::min(queue_.rows(), slot->batch_rows);
+  if (DecideStep(executor.Situation(true, plan.full, rows, now), now).step !=
+      ExecutorStep::kClose) {
+    return false;
   }
-  const TimePoint split = clock_->Now();
-  for (const InferRequest& request : batch) {
-    queued.push_back(closed - request.arrival);
-    total.push_back(split - request.arrival);
+  Batch& batch = closing->batch;
+  batch.requests =
+      queue_.Take(plan, *version, now, plan.too_large.empty() ? absl::OkStatus() : TooLarge(),
+                  &closing->refused);
+  if (!batch.requests.empty()) {
+    batch.rows = RowsOf(batch.requests);
+    batch.version = version;
+    batch.closed = now;
+    ++load.under_way;
+    load.rows += batch.rows;
+    load.expected_end = executor.FreeAt(now) + executor.compute_times().LeastFor(batch.rows, now);
+    slot->watched.push_back({"", version->number, ++batches_, slot->device, batch.rows, now});
   }
-  // Before the answers go out, so that a client that has its answer finds it counted.
-  model_->statistics().RecordBatch(
-      {rows, assembled - closed, computed - assembled, split - computed, queued, total});
+  if (!queue_.empty()) Call(Next(now));
+  return !batch.requests.empty() || !closing->refused.empty();
+}
+
+bool Batcher::AnyUsable() const {
+  return std::any_of(slots_.begin(), slots_.end(), [](const auto& slot) { return slot->usable; });
+}
+
+int64_t Batcher::MostRows() const {
+  int64_t most = -1;
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    if (slots_[i]->usable) most = std::max(most, loads_[i].max_rows);
+  }
+  return most < 0 ? std::numeric_limits<int64_t>::max() : most;
+}
+
+absl::Status Batcher::TooLarge() const {
+  const int64_t most = MostRows();
+  std::string device;
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    if (slots_[i]->usable && loads_[i].max_rows == most) device = slots_[i]->device;
+  }
+  return absl::ResourceExhaustedError(
+      absl::StrCat("model '", model_->name(), "': expected at most ", most,
+                   " rows in a request, which is what fits into the memory of ", device));
+}
+
+absl::Status Batcher::NotServed() const { return NotServed(model_->progress().last_error); }
+
+absl::Status Batcher::NotServed(absl::string_view reason) const {
+  return absl::UnavailableError(absl::StrCat("model '", model_->name(), "' is not being served",
+                                             reason.empty() ? "" : ": ", reason));
+}
+
+void Batcher::PutBack(Refusals lost) {
+  CheckHealth();
+  Refusals left;
   {
     MutexLock lock(&mutex_);
-    service_times_.Record(rows, split - closed, split);
+    const bool elsewhere = !stopped_ && model_->Pin() != nullptr && AnyUsable();
+    for (auto& [request, status] : lost) {
+      if (++request.lost_batches > kMaxLostBatches || !elsewhere) {
+        left.emplace_back(std::move(request), std::move(status));
+      } else {
+        queue_.PutBack(std::move(request));
+      }
+    }
+    Call(Next(clock_->Now()));
   }
-  metrics_->ObserveBatchRows(rows);
-  for (size_t i = 0; i < batch.size(); ++i) {
-    metrics_->ObservePhase(RequestPhase::kQueue, ToSeconds(queued[i]));
-    metrics_->ObservePhase(RequestPhase::kAssemble, ToSeconds(assembled - closed));
-    metrics_->ObservePhase(RequestPhase::kCompute, ToSeconds(computed - assembled));
-    batch[i].done(std::move(responses[i]));
-    const TimePoint answered = clock_->Now();
-    metrics_->ObservePhase(RequestPhase::kRespond, ToSeconds(answered - computed));
-    metrics_->ObservePhase(RequestPhase::kTotal, ToSeconds(answered - batch[i].arrival));
-  }
+  Refuse(&left);
 }
 
-void Batcher::Refuse(InferRequest& request, absl::Status status) {
-  model_->statistics().RecordFailure(clock_->Now() - request.arrival);
-  request.done(std::move(status));
+void Batcher::Refuse(Refusals* refused) {
+  for (auto& [request, status] : *refused) sconce::Refuse(request, status, *clock_, model_.get());
+}
+
+std::vector<std::shared_ptr<Batcher>> Batchers::All() const {
+  MutexLock lock(&mutex_);
+  std::vector<std::shared_ptr<Batcher>> all;
+  for (const auto& [name, batcher] : batchers_) all.push_back(batcher);
+  return all;
 }
 
 std::shared_ptr<Batcher> Batchers::Find(const std::string& model) const {
@@ -302,8 +358,19 @@ std::shared_ptr<Batcher> Batchers::Find(const std::string& model) const {
   return it == batchers_.end() ? nullptr : it->second;
 }
 
+void Batchers::CheckHealth() const {
+  for (const auto& batcher : All()) batcher->CheckHealth();
+}
+
+std::vector<WatchedBatch> Batchers::UnderWay() const {
+  std::vector<WatchedBatch> batches;
+  for (const auto& batcher : All()) batcher->AddUnderWay(&batches);
+  return batches;
+}
+
 void Batchers::OnModelAdded(const std::shared_ptr<Model>& model) {
-  auto batcher = std::make_shared<Batcher>(model, metrics_->ForModel(model->name()), clock_);
+  auto batcher =
+      std::make_shared<Batcher>(model, metrics_->ForModel(model->name()), clock_, on_devices_lost_);
   MutexLock lock(&mutex_);
   batchers_[model->name()] = std::move(batcher);
 }

@@ -45,7 +45,8 @@ struct InferRequest {
   // Keeps `bytes` alive until the request is answered: a batch may have to be run again.
   std::shared_ptr<void> wire;
 
-  // The version against whose signature `checked` was made; a batch of another version checks again.
+  // The version against whose signature `checked` was made; a batch of another version checks
+  // again.
   std::shared_ptr<const ModelVersion> checked_against;
   CheckedInputs checked;
 

@@ -42,11 +42,18 @@ class Accelerator {
   // The NUMA node the device is attached to, -1 where that is unknown.
   virtual int NumaNode(c10::Device device) const = 0;
 
-  // Captures what `body` queues on the current stream, which is not the default one, without doing
-  // it. Other threads may use the device meanwhile. What `body` throws, or does that cannot be
-  // captured, becomes the status; the stream is usable afterwards.
-  virtual absl::StatusOr<std::unique_ptr<Graph>> Capture(
-      c10::Device device, const std::function<void()>& body) const = 0;
+  // Where the device is on the PCI bus, "0000:3b:00.0", by which NVML knows it; empty where it is on
+  // none.
+  virtual std::string PciBusId(c10::Device) const { return ""; }
+
+  // Captures what `body` queues on the stream that is current while it runs, without doing it; that
+  // may be another stream than the caller's current one, which is not the default one. Other threads
+  // may use the device meanwhile. What `body` throws, or does that cannot be captured, becomes the
+  // status; the streams are usable afterwards. `beside`: null, or a graph of the same device that
+  // is never under way at the same time, so that both may use the same memory.
+  virtual absl::StatusOr<std::unique_ptr<Graph>> Capture(c10::Device device,
+                                                         const std::function<void()>& body,
+                                                         const Graph* beside) const = 0;
 
   // Normalises on the current stream. `pixels`: UINT8 [N, C, H, W] or [N, H, W, C] as
   // `normalisation` says, contiguous. `out`: [N, C, H, W] of FP32, FP16 or BF16, contiguous or

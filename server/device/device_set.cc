@@ -3,7 +3,6 @@
 #include <ATen/DeviceAccelerator.h>
 #include <c10/core/DeviceType.h>
 #include <c10/util/Exception.h>
-#include <dlfcn.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,44 +16,10 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "server/base/printable.h"
-#include "server/device/cuda/cuda_module.h"
+#include "server/device/cuda_loader.h"
 
 namespace sconce {
 namespace {
-
-constexpr char kModuleName[] = "libsconce_cuda.so";
-
-std::string VersionText(int version) {
-  return absl::StrCat(version / 1000, ".", version % 1000 / 10);
-}
-
-// The number of CUDA devices, or why there are none.
-absl::StatusOr<int> LoadCuda() {
-  // The driver's library costs nothing to look for; ours brings more than a gigabyte of LibTorch.
-  void* driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
-  if (driver == nullptr) {
-    return absl::FailedPreconditionError("no NVIDIA driver: libcuda.so.1 is not there");
-  }
-  void* module = dlopen(kModuleName, RTLD_NOW | RTLD_GLOBAL);
-  if (module == nullptr) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the CUDA half of the server cannot be loaded: ", dlerror()));
-  }
-  const auto probe_cuda =
-      reinterpret_cast<decltype(&SconceProbeCuda)>(dlsym(module, "SconceProbeCuda"));
-  if (probe_cuda == nullptr) {
-    return absl::FailedPreconditionError(absl::StrCat(kModuleName, " is not of this server"));
-  }
-  SconceCudaProbe probe;
-  probe_cuda(&probe);
-  if (probe.error[0] != '\0') {
-    return absl::FailedPreconditionError(
-        absl::StrCat("CUDA ", VersionText(probe.runtime_version), " with a driver for CUDA ",
-                     VersionText(probe.driver_version), ": ", probe.error));
-  }
-  if (probe.device_count == 0) return absl::FailedPreconditionError("no CUDA device is visible");
-  return probe.device_count;
-}
 
 // The kind of accelerator this process can have, as --device calls it.
 struct Kind {
@@ -69,7 +34,11 @@ Kind KindOfProcess() {
 }
 
 absl::StatusOr<int> CountDevices(const Kind& kind) {
-  if (kind.type == c10::DeviceType::CUDA) return LoadCuda();
+  if (kind.type == c10::DeviceType::CUDA) {
+    const auto& cuda = LoadCuda();
+    if (!cuda.ok()) return cuda.status();
+    return cuda->device_count;
+  }
   return at::accelerator::deviceCount();
 }
 
@@ -80,13 +49,14 @@ absl::StatusOr<std::vector<c10::Device>> ParseList(const std::string& wanted, co
     int index = 0;
     if (!absl::ConsumePrefix(&item, kind.name + ":") || !absl::SimpleAtoi(item, &index) ||
         index < 0) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--device: expected auto, cpu, ", kind.name, " or a list such as ", kind.name, ":0,",
-          kind.name, ":1, got '", Printable(wanted), "'"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("--device: expected auto, cpu, ", kind.name, " or a list such as ",
+                       kind.name, ":0,", kind.name, ":1, got '", Printable(wanted), "'"));
     }
     if (index >= count) {
-      return absl::InvalidArgumentError(absl::StrCat("--device: there is no ", kind.name, ":", index,
-                                                     ", devices 0 to ", count - 1, " are there"));
+      return absl::InvalidArgumentError(absl::StrCat("--device: there is no ", kind.name, ":",
+                                                     index, ", devices 0 to ", count - 1,
+                                                     " are there"));
     }
     const c10::Device device(kind.type, static_cast<c10::DeviceIndex>(index));
     if (std::count(devices.begin(), devices.end(), device) > 0) {
@@ -142,10 +112,11 @@ absl::StatusOr<DeviceSet> DeviceSet::Open(const std::string& wanted) {
     if (!list.ok()) return list.status();
     set.devices_ = *std::move(list);
   }
-  set.reason_ = absl::StrCat(
-      absl::StrJoin(set.devices_, ", ",
-                    [](std::string* out, c10::Device device) { absl::StrAppend(out, device.str()); }),
-      " of ", *count, " ", kind.name, " devices");
+  set.reason_ = absl::StrCat(absl::StrJoin(set.devices_, ", ",
+                                           [](std::string* out, c10::Device device) {
+                                             absl::StrAppend(out, device.str());
+                                           }),
+                             " of ", *count, " ", kind.name, " devices");
   return set;
 }
 

@@ -31,6 +31,8 @@ void AnswerError(int code, const std::string& message, httplib::Response* respon
 }
 
 std::string WhyNotReady(const Registry& registry) {
+  // Says more than that a model lost its devices: it stays so, whatever becomes of the model.
+  if (std::string fault = registry.device_fault(); !fault.empty()) return fault;
   std::string why;
   for (const std::shared_ptr<Model>& model : registry.Models()) {
     if (model->Pin() != nullptr) continue;

@@ -26,6 +26,15 @@ void Model::Retire() {
   live_.swap(retired);
 }
 
+bool Model::RetireLost(const ModelVersion& version, std::string reason) {
+  std::shared_ptr<const ModelVersion> retired;
+  MutexLock lock(&mutex_);
+  if (live_.get() != &version) return false;
+  live_.swap(retired);
+  progress_.last_error = std::move(reason);
+  return true;
+}
+
 int64_t Model::NextNumber() const {
   MutexLock lock(&mutex_);
   return last_number_ + 1;

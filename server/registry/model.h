@@ -35,6 +35,10 @@ class Model {
   // Takes the model out of service; batches that pinned a version finish on it.
   void Retire();
 
+  // Takes the model out of service for `reason`, unless another version than `version` answers by
+  // now; false then.
+  bool RetireLost(const ModelVersion& version, std::string reason);
+
   // The number the next published version gets.
   int64_t NextNumber() const;
 

@@ -11,17 +11,10 @@
 #include <vector>
 
 #include "server/device/execution_options.h"
+#include "server/device/instance_group.h"
 #include "server/registry/signature.h"
 
 namespace sconce {
-
-struct InstanceGroup {
-  int32_t count = 1;
-  // Empty: the devices given by --device.
-  std::vector<std::string> devices;
-
-  bool operator==(const InstanceGroup&) const = default;
-};
 
 struct ModelConfig {
   // Empty: the one weights file in the model's folder.
@@ -38,7 +31,8 @@ struct ModelConfig {
   int64_t max_queue_size = 1024;  // requests that may wait
   // 0: requests without a deadline wait as long as it takes.
   std::chrono::microseconds default_timeout{0};
-  InstanceGroup instances;
+  // Empty: one group with its defaults.
+  std::vector<InstanceGroup> instances;
 
   ExecutionOptions execution;
   // What the model may take of one device's memory; 0: what is there.

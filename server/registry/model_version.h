@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "server/device/device_footprint.h"
 #include "server/device/replica.h"
 #include "server/registry/model_config.h"
 #include "server/registry/signature.h"
@@ -27,6 +28,9 @@ struct ModelVersion {
   int64_t weights_bytes = 0;
   Signature signature;
   ModelConfig config;
+  std::vector<DeviceFootprint> footprints;  // by device it is on
+  // Destroyed once the replicas are: gives back to the devices what these leave.
+  std::shared_ptr<void> after_replicas;
   // One per executor of the model; never empty.
   std::vector<std::unique_ptr<Replica>> replicas;
 

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+
 namespace sconce {
 
 void Registry::AddObserver(RegistryObserver* observer) { observers_.push_back(observer); }
@@ -68,9 +70,26 @@ void Registry::Retire(const std::shared_ptr<Model>& model) {
   UpdateReady();
 }
 
+bool Registry::RetireLost(const std::shared_ptr<Model>& model, const ModelVersion& version,
+                          const std::string& reason) {
+  if (!model->RetireLost(version, reason)) return false;
+  {
+    MutexLock lock(&mutex_);
+    if (device_fault_.empty()) device_fault_ = absl::StrCat("model '", model->name(), "': ", reason);
+  }
+  for (RegistryObserver* observer : observers_) observer->OnModelChanged(model);
+  UpdateReady();
+  return true;
+}
+
+std::string Registry::device_fault() const {
+  MutexLock lock(&mutex_);
+  return device_fault_;
+}
+
 bool Registry::Ready() const {
   MutexLock lock(&mutex_);
-  return initial_known_ && awaited_.empty() && !shutting_down_;
+  return initial_known_ && awaited_.empty() && device_fault_.empty() && !shutting_down_;
 }
 
 void Registry::SetInitialModels(std::set<std::string> names) {

@@ -47,9 +47,18 @@ class Registry {
   void Publish(const std::shared_ptr<Model>& model, std::shared_ptr<const ModelVersion> version);
   void Retire(const std::shared_ptr<Model>& model);
 
+  // Retires the model for `reason`: no device that `version` is on works any more. False where
+  // another version answers by now, which changes nothing. The server is then unready for good: only
+  // a new process has the device again.
+  bool RetireLost(const std::shared_ptr<Model>& model, const ModelVersion& version,
+                  const std::string& reason);
+  // Why the server is unready for that; empty while it is not.
+  std::string device_fault() const;
+
   // The server is ready once every model of the first look at the repository has been able to
-  // serve, or was removed or retired, and until BeginShutdown. A version that loads or failed, and a model that is added
-  // later, do not change that: a restart would not help and would take good models out of service.
+  // serve, or was removed or retired, and until BeginShutdown or RetireLost. A version that loads or
+  // failed, and a model that is added later, do not change that: a restart would not help and would
+  // take good models out of service.
   bool Ready() const;
   // The models found by the first look; from here on readiness is decided.
   void SetInitialModels(std::set<std::string> names);
@@ -64,6 +73,7 @@ class Registry {
   std::map<std::string, std::shared_ptr<Model>> models_ ABSL_GUARDED_BY(mutex_);
   // Models of the first look that have not been able to serve yet.
   std::set<std::string> awaited_ ABSL_GUARDED_BY(mutex_);
+  std::string device_fault_ ABSL_GUARDED_BY(mutex_);
   bool initial_known_ ABSL_GUARDED_BY(mutex_) = false;
   bool shutting_down_ ABSL_GUARDED_BY(mutex_) = false;
   // Orders the calls to observers.

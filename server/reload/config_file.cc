@@ -1,6 +1,5 @@
 #include "server/reload/config_file.h"
 
-#include <google/protobuf/descriptor.h>
 #include <google/protobuf/io/tokenizer.h>
 #include <google/protobuf/text_format.h>
 
@@ -8,42 +7,29 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <optional>
 #include <set>
 #include <utility>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "proto/model_config.pb.h"
-#include "server/base/dtype.h"
 #include "server/base/file.h"
 #include "server/base/printable.h"
+#include "server/reload/config_tensors.h"
+#include "server/reload/located_config.h"
 
 namespace sconce {
 namespace {
 
-using Locations = google::protobuf::TextFormat::ParseInfoTree;
-
 constexpr int64_t kMaxFileBytes = int64_t{1} << 20;
-constexpr int kMaxTensors = 64;
-constexpr int kMaxDims = 16;
-// Of one row of one tensor, unknown dimensions left out.
-constexpr int64_t kMaxElements = int64_t{1} << 40;
 constexpr int32_t kMaxBatchSize = 65536;
+constexpr int kMaxInstanceGroups = 16;
 constexpr int32_t kMaxInstances = 64;
 constexpr int32_t kMaxGpu = 127;
+constexpr uint64_t kMaxDeviceBytes = uint64_t{1} << 50;
 constexpr uint32_t kMaxQueueSize = 1'000'000;
 constexpr uint64_t kMaxTimeoutMicroseconds = 24ull * 3600 * 1'000'000;
-
-// Lines and columns count from 0, as protobuf has them; -1 where there is none.
-absl::Status ErrorAt(int line, int column, const std::string& message) {
-  const std::string where = line < 0
-                                ? std::string("config.pbtxt: ")
-                                : absl::StrCat("config.pbtxt:", line + 1, ":", column + 1, ": ");
-  return absl::InvalidArgumentError(where + message);
-}
 
 // Keeps the first error; those that follow are mostly its consequences.
 class FirstError : public google::protobuf::io::ErrorCollector {
@@ -60,167 +46,23 @@ class FirstError : public google::protobuf::io::ErrorCollector {
   absl::Status status_;
 };
 
-// A message and the places at which its fields stand in the file.
-template <typename Message>
-class Located {
- public:
-  Located(const Message& message, const Locations* places) : message_(message), places_(places) {}
-
-  const Message& operator*() const { return message_; }
-  const Message* operator->() const { return &message_; }
-
-  // `index` counts the values of a repeated field.
-  absl::Status Error(int number, const std::string& what, int index = kSingular) const {
-    const google::protobuf::FieldDescriptor* field = Field(number);
-    google::protobuf::TextFormat::ParseLocation place;
-    // A list in brackets has one place for all its values.
-    for (int i = index; places_ != nullptr && place.line < 0 && i >= (index < 0 ? -1 : 0); --i) {
-      place = places_->GetLocation(field, i);
-    }
-    return ErrorAt(place.line, place.column, absl::StrCat(field->name(), ": ", what));
-  }
-
-  template <typename Nested>
-  Located<Nested> Inside(int number, const Nested& nested, int index = kSingular) const {
-    return Located<Nested>(
-        nested, places_ == nullptr ? nullptr : places_->GetTreeForNested(Field(number), index));
-  }
-
- private:
-  static constexpr int kSingular = -1;
-
-  static const google::protobuf::FieldDescriptor* Field(int number) {
-    return Message::descriptor()->FindFieldByNumber(number);
-  }
-
-  const Message& message_;
-  const Locations* places_;
-};
-
-template <typename Number>
-std::string ExpectedRange(Number low, Number high, Number got) {
-  return absl::StrCat("expected ", low, " to ", high, ", got ", got);
-}
-
-std::optional<DType> ToDType(config::DataType type) {
-  switch (type) {
-    case config::TYPE_BOOL:
-      return DType::kBool;
-    case config::TYPE_UINT8:
-      return DType::kUInt8;
-    case config::TYPE_UINT16:
-      return DType::kUInt16;
-    case config::TYPE_UINT32:
-      return DType::kUInt32;
-    case config::TYPE_UINT64:
-      return DType::kUInt64;
-    case config::TYPE_INT8:
-      return DType::kInt8;
-    case config::TYPE_INT16:
-      return DType::kInt16;
-    case config::TYPE_INT32:
-      return DType::kInt32;
-    case config::TYPE_INT64:
-      return DType::kInt64;
-    case config::TYPE_FP16:
-      return DType::kFloat16;
-    case config::TYPE_FP32:
-      return DType::kFloat32;
-    case config::TYPE_FP64:
-      return DType::kFloat64;
-    case config::TYPE_BF16:
-      return DType::kBFloat16;
-    default:
-      return std::nullopt;
-  }
-}
-
-absl::StatusOr<std::vector<int64_t>> CheckDims(const Located<config::ModelTensor>& tensor) {
-  constexpr int kField = config::ModelTensor::kDimsFieldNumber;
-  if (tensor->dims_size() > kMaxDims) {
-    return tensor.Error(kField,
-                        absl::StrCat("expected at most ", kMaxDims, ", got ", tensor->dims_size()),
-                        kMaxDims);
-  }
-  std::vector<int64_t> dims;
-  int64_t elements = 1;
-  for (int i = 0; i < tensor->dims_size(); ++i) {
-    const int64_t dim = tensor->dims(i);
-    if (dim != -1 && dim < 1) {
-      return tensor.Error(kField, absl::StrCat("expected a size, or -1 for any size, got ", dim),
-                          i);
-    }
-    if (dim > kMaxElements / elements) {
-      return tensor.Error(kField,
-                          absl::StrCat("expected at most ", kMaxElements,
-                                       " elements in a row, got ", elements, " x ", dim),
-                          i);
-    }
-    if (dim > 0) elements *= dim;
-    dims.push_back(dim);
-  }
-  return dims;
-}
-
-// `number` says whether these are the inputs or the outputs.
-absl::StatusOr<std::vector<TensorSpec>> CheckTensors(
-    const Located<config::ModelConfig>& config, int number,
-    const google::protobuf::RepeatedPtrField<config::ModelTensor>& messages) {
-  std::vector<TensorSpec> specs;
-  std::set<std::string> names;
-  for (int i = 0; i < messages.size(); ++i) {
-    if (i == kMaxTensors) {
-      return config.Error(
-          number, absl::StrCat("expected at most ", kMaxTensors, ", got ", messages.size()), i);
-    }
-    const Located<config::ModelTensor> tensor = config.Inside(number, messages[i], i);
-    TensorSpec spec;
-    spec.name = tensor->name();
-    if (spec.name.empty()) return config.Error(number, "expected a name, got none", i);
-    if (Printable(spec.name) != spec.name) {
-      return tensor.Error(
-          config::ModelTensor::kNameFieldNumber,
-          absl::StrCat("expected a short printable name, got '", Printable(spec.name), "'"));
-    }
-    if (!names.insert(spec.name).second) {
-      return tensor.Error(config::ModelTensor::kNameFieldNumber,
-                          absl::StrCat("'", Printable(spec.name), "' is given twice"));
-    }
-    const std::optional<DType> dtype = ToDType(tensor->data_type());
-    if (!dtype.has_value()) {
-      return config.Error(
-          number,
-          absl::StrCat("expected a data_type such as TYPE_FP32 for '", Printable(spec.name),
-                       "', got ", tensor->has_data_type() ? "TYPE_INVALID" : "none"),
-          i);
-    }
-    spec.dtype = *dtype;
-    absl::StatusOr<std::vector<int64_t>> dims = CheckDims(tensor);
-    if (!dims.ok()) return dims.status();
-    spec.dims = *std::move(dims);
-    specs.push_back(std::move(spec));
-  }
-  return specs;
-}
-
-absl::StatusOr<InstanceGroup> CheckInstances(const Located<config::ModelInstanceGroup>& group) {
+absl::StatusOr<InstanceGroup> CheckInstanceGroup(const Located<config::ModelInstanceGroup>& group) {
   using Message = config::ModelInstanceGroup;
-  InstanceGroup instances;
+  InstanceGroup checked;
   if (group->has_count()) {
     if (group->count() < 1 || group->count() > kMaxInstances) {
       return group.Error(Message::kCountFieldNumber,
                          ExpectedRange(1, kMaxInstances, group->count()));
     }
-    instances.count = group->count();
+    checked.count = group->count();
   }
+  if (group->kind() == Message::KIND_GPU) checked.kind = InstanceGroup::Kind::kGpu;
   if (group->kind() == Message::KIND_CPU) {
     if (group->gpus_size() > 0) {
       return group.Error(Message::kGpusFieldNumber, "expected none with KIND_CPU", 0);
     }
-    instances.devices = {"cpu"};
-    return instances;
+    checked.kind = InstanceGroup::Kind::kCpu;
   }
-  if (group->kind() == Message::KIND_GPU && group->gpus_size() == 0) instances.devices = {"cuda"};
   std::set<int32_t> seen;
   for (int i = 0; i < group->gpus_size(); ++i) {
     const int32_t gpu = group->gpus(i);
@@ -230,9 +72,54 @@ absl::StatusOr<InstanceGroup> CheckInstances(const Located<config::ModelInstance
     if (!seen.insert(gpu).second) {
       return group.Error(Message::kGpusFieldNumber, absl::StrCat(gpu, " is given twice"), i);
     }
-    instances.devices.push_back(absl::StrCat("cuda:", gpu));
+    checked.gpus.push_back(gpu);
   }
-  return instances;
+  return checked;
+}
+
+absl::Status CheckInstances(const Located<config::ModelConfig>& config, ModelConfig* out) {
+  constexpr int kField = config::ModelConfig::kInstanceGroupFieldNumber;
+  if (config->instance_group_size() > kMaxInstanceGroups) {
+    return config.Error(kField,
+                        absl::StrCat("expected at most ", kMaxInstanceGroups, ", got ",
+                                     config->instance_group_size()),
+                        kMaxInstanceGroups);
+  }
+  for (int i = 0; i < config->instance_group_size(); ++i) {
+    auto group = CheckInstanceGroup(config.Inside(kField, config->instance_group(i), i));
+    if (!group.ok()) return group.status();
+    out->instances.push_back(*std::move(group));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckExecution(const Located<config::ModelConfig>& config, ModelConfig* out) {
+  using Message = config::ModelConfig;
+  switch (config->precision()) {
+    case Message::TF32:
+      out->execution.precision = Precision::kTf32;
+      break;
+    case Message::FP16:
+      out->execution.precision = Precision::kFp16;
+      break;
+    case Message::BF16:
+      out->execution.precision = Precision::kBf16;
+      break;
+    default:
+      out->execution.precision = Precision::kFp32;
+  }
+  out->execution.channels_last = config->channels_last();
+  const config::ModelOptimizationPolicy::Cuda& cuda = config->optimization().cuda();
+  if (cuda.has_graphs()) out->execution.graphs = cuda.graphs();
+  if (config->has_device_memory_cap_bytes()) {
+    const uint64_t cap = config->device_memory_cap_bytes();
+    if (cap < 1 || cap > kMaxDeviceBytes) {
+      return config.Error(Message::kDeviceMemoryCapBytesFieldNumber,
+                          ExpectedRange(uint64_t{1}, kMaxDeviceBytes, cap));
+    }
+    out->device_memory_cap_bytes = static_cast<int64_t>(cap);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckQueuePolicy(const Located<config::ModelQueuePolicy>& policy, ModelConfig* out) {
@@ -306,25 +193,9 @@ absl::StatusOr<ModelConfig> Check(const Located<config::ModelConfig>& config,
     }
     out.max_batch_size = config->max_batch_size();
   }
-  absl::StatusOr<std::vector<TensorSpec>> inputs =
-      CheckTensors(config, Message::kInputFieldNumber, config->input());
-  if (!inputs.ok()) return inputs.status();
-  out.inputs = *std::move(inputs);
-  absl::StatusOr<std::vector<TensorSpec>> outputs =
-      CheckTensors(config, Message::kOutputFieldNumber, config->output());
-  if (!outputs.ok()) return outputs.status();
-  out.outputs = *std::move(outputs);
-
-  if (config->instance_group_size() > 1) {
-    return config.Error(Message::kInstanceGroupFieldNumber,
-                        absl::StrCat("expected one, got ", config->instance_group_size()), 1);
-  }
-  if (config->instance_group_size() == 1) {
-    absl::StatusOr<InstanceGroup> instances = CheckInstances(
-        config.Inside(Message::kInstanceGroupFieldNumber, config->instance_group(0), 0));
-    if (!instances.ok()) return instances.status();
-    out.instances = *std::move(instances);
-  }
+  if (const absl::Status status = CheckTensors(config, &out); !status.ok()) return status;
+  if (const absl::Status status = CheckInstances(config, &out); !status.ok()) return status;
+  if (const absl::Status status = CheckExecution(config, &out); !status.ok()) return status;
   if (config->has_dynamic_batching()) {
     const auto batching =
         config.Inside(Message::kDynamicBatchingFieldNumber, config->dynamic_batching());
@@ -343,15 +214,15 @@ absl::StatusOr<ModelConfig> Check(const Located<config::ModelConfig>& config,
 
 absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& text, const std::string& model) {
   config::ModelConfig message;
-  Locations locations;
+  ConfigPlaces places;
   FirstError error;
   google::protobuf::TextFormat::Parser parser;
   parser.RecordErrorsTo(&error);
-  parser.WriteLocationsTo(&locations);
+  parser.WriteLocationsTo(&places);
   if (!parser.ParseFromString(text, &message)) {
     return error.status().ok() ? ErrorAt(-1, -1, "is not protobuf text") : error.status();
   }
-  return Check(Located<config::ModelConfig>(message, &locations), model);
+  return Check(Located<config::ModelConfig>(message, &places), model);
 }
 
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& path) {

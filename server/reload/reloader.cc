@@ -63,6 +63,17 @@ absl::Status NoSuchModel(const std::string& name) {
 
 absl::Status ShuttingDown() { return absl::UnavailableError("the server is shutting down"); }
 
+std::vector<ModelMemory> MemoryOf(const ModelVersion& version) {
+  std::vector<ModelMemory> memory;
+  for (const DeviceFootprint& footprint : version.footprints) {
+    memory.push_back({footprint.device, "weights", footprint.weights_bytes});
+    memory.push_back({footprint.device, "workspace", footprint.workspace_bytes});
+    memory.push_back({footprint.device, "graphs", footprint.graphs_bytes});
+    memory.push_back({footprint.device, "staging", footprint.staging_bytes});
+  }
+  return memory;
+}
+
 }  // namespace
 
 Reloader::Reloader(Options options, ConfigParser parse_config, VersionLoader* loader,
@@ -137,6 +148,7 @@ absl::Status Reloader::Unload(const std::string& name) {
   }
   registry_->Retire(model);
   metrics_->ForModel(name)->SetServingVersion(0, "");
+  metrics_->ForModel(name)->SetMemory({});
   spdlog::info("model '{}': unloaded on request", name);
   return absl::OkStatus();
 }
@@ -376,6 +388,7 @@ bool Reloader::Publish(const LoadTask& task, std::shared_ptr<const ModelVersion>
   registry_->Publish(task.model, version);
   ModelMetrics* const metrics = metrics_->ForModel(entry->name);
   metrics->SetServingVersion(version->number, version->weights_id);
+  metrics->SetMemory(MemoryOf(*version));
   metrics->CountLoad(LoadOutcome::kPublished);
   return true;
 }
@@ -407,6 +420,7 @@ void Reloader::RemoveModel(const std::shared_ptr<Entry>& entry) {
     MutexLock change(&entry->change_mutex);
     registry_->Remove(entry->name);
     metrics_->ForModel(entry->name)->SetServingVersion(0, "");
+    metrics_->ForModel(entry->name)->SetMemory({});
   }
   spdlog::info("model '{}': removed, its folder is gone", entry->name);
   MutexLock lock(&mutex_);

@@ -1,98 +1,24 @@
 #include "server/reload/torch_version_loader.h"
 
 #include <algorithm>
-#include <exception>
-#include <map>
-#include <new>
-#include <utility>
+#include <optional>
 
+#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "models/catalog.h"
+#include "absl/strings/str_format.h"
 #include "models/net.h"
 #include "server/base/printable.h"
-#include "server/checkpoint/checkpoint.h"
+#include "server/device/device_footprint.h"
+#include "server/device/memory_meter.h"
 #include "server/device/torch_replica.h"
+#include "server/device/weights_upload.h"
+#include "server/reload/version_signature.h"
+#include "server/reload/warm_up.h"
 #include "server/weights/load_state_dict.h"
-#include "server/weights/scalar_type.h"
 #include "server/weights/state_dict.h"
 
 namespace sconce {
 namespace {
-
-absl::StatusOr<std::vector<TensorSpec>> ToSpecs(const std::vector<models::TensorSpec>& specs) {
-  std::vector<TensorSpec> converted;
-  for (const models::TensorSpec& spec : specs) {
-    const auto dtype = FromScalarType(spec.dtype);
-    if (!dtype.has_value()) {
-      return absl::InvalidArgumentError(absl::StrCat("'", spec.name, "' has a type that cannot be ",
-                                                     "served: ", c10::toString(spec.dtype)));
-    }
-    converted.push_back({spec.name, *dtype, spec.dims});
-  }
-  return converted;
-}
-
-// The architecture's inputs or outputs under the names and sizes the configuration gives them, in
-// the same order. That the network bears the sizes is proven by the warm-up.
-absl::StatusOr<std::vector<TensorSpec>> Override(absl::string_view what,
-                                                 std::vector<TensorSpec> native,
-                                                 const std::vector<TensorSpec>& configured) {
-  if (configured.empty()) return native;
-  const auto describe = [](const std::vector<TensorSpec>& specs) {
-    return absl::StrJoin(specs, ", ", [](std::string* out, const TensorSpec& spec) {
-      absl::StrAppend(out, "'", Printable(spec.name), "' ", SpecString(spec));
-    });
-  };
-  bool fits = configured.size() == native.size();
-  for (size_t i = 0; fits && i < native.size(); ++i) {
-    fits = configured[i].dtype == native[i].dtype &&
-           configured[i].dims.size() == native[i].dims.size();
-  }
-  if (!fits) {
-    return absl::InvalidArgumentError(absl::StrCat("config.pbtxt: ", what, ": expected the ",
-                                                   "datatypes and ranks of ", describe(native),
-                                                   ", got ", describe(configured)));
-  }
-  return configured;
-}
-
-// One row of zeros through the replica; says what the network does with the signature's sizes.
-absl::Status WarmUp(Replica& replica, const Signature& signature, const Signature& native) {
-  BatchInput batch;
-  std::vector<std::vector<int64_t>> shapes;
-  std::vector<int64_t> sizes;
-  for (size_t i = 0; i < signature.inputs.size(); ++i) {
-    std::vector<int64_t> shape = {1};
-    int64_t elements = 1;
-    for (size_t d = 0; d < signature.inputs[i].dims.size(); ++d) {
-      int64_t size = signature.inputs[i].dims[d];
-      if (size == -1) size = std::max<int64_t>(native.inputs[i].dims[d], 1);
-      shape.push_back(size);
-      elements *= size;
-    }
-    shapes.push_back(std::move(shape));
-    sizes.push_back(elements * DTypeSize(signature.inputs[i].dtype));
-  }
-  auto staged = replica.Stage(sizes);
-  if (!staged.ok()) return staged.status();
-  for (size_t i = 0; i < staged->size(); ++i) {
-    HostTensor& input = (*staged)[i];
-    std::fill(input.bytes.begin(), input.bytes.end(), std::byte{0});
-    input.dtype = signature.inputs[i].dtype;
-    input.shape = std::move(shapes[i]);
-  }
-  batch.inputs = *std::move(staged);
-  auto outputs = replica.Run(std::move(batch));
-  if (!outputs.ok()) {
-    // The network refused its own signature; no later try will be different, unless memory ran out.
-    if (absl::IsResourceExhausted(outputs.status())) return outputs.status();
-    return absl::InvalidArgumentError(
-        absl::StrCat("the network does not run: ", std::string(outputs.status().message())));
-  }
-  const absl::Status fits = CheckOutputs(signature, 1, *outputs);
-  return fits.ok() ? fits : absl::InvalidArgumentError(fits.message());
-}
 
 // A status that names the file.
 absl::Status About(const LoadRequest& request, const absl::Status& status) {
@@ -117,6 +43,28 @@ std::string Provenance(const Checkpoint& checkpoint, const StateLayout& layout,
   return text;
 }
 
+WeightsForm FormOf(const ExecutionOptions& options) {
+  WeightsForm form;
+  form.channels_last = options.channels_last;
+  if (options.precision == Precision::kFp16) form.floating = at::kHalf;
+  if (options.precision == Precision::kBf16) form.floating = at::kBFloat16;
+  return form;
+}
+
+// "cuda:0 weights 102.4 MB, workspace 33.1 MB, graphs 0.0 MB, staging 9.6 MB".
+std::string Text(const DeviceFootprint& footprint) {
+  const auto megabytes = [](int64_t bytes) {
+    return absl::StrFormat("%.1f MB", static_cast<double>(bytes) / 1e6);
+  };
+  std::string text =
+      absl::StrCat(footprint.device, " weights ", megabytes(footprint.weights_bytes));
+  if (footprint.device == "cpu") return text;
+  absl::StrAppend(&text, ", workspace ", megabytes(footprint.workspace_bytes), ", graphs ",
+                  megabytes(footprint.graphs_bytes), ", staging ",
+                  megabytes(footprint.staging_bytes));
+  return text;
+}
+
 // Calls on_phase with the time since the call before.
 class PhaseClock {
  public:
@@ -127,113 +75,274 @@ class PhaseClock {
     if (request_.on_phase) request_.on_phase(phase, now - since_);
     since_ = now;
   }
+  // What was waited for counts for no phase.
+  void Skip() { since_ = Clock::Real()->Now(); }
 
  private:
   const LoadRequest& request_;
   TimePoint since_;
 };
 
-}  // namespace
-
-absl::StatusOr<std::vector<c10::Device>> TorchVersionLoader::DevicesFor(
-    const ModelConfig& config) const {
-  std::vector<c10::Device> devices;
-  for (const std::string& wanted : config.instances.devices) {
-    const size_t before = devices.size();
-    for (const c10::Device device : devices_) {
-      // "cuda" is every GPU of this server.
-      if (device.str() == wanted || (device.is_cuda() && wanted == "cuda")) {
-        devices.push_back(device);
-      }
-    }
-    if (devices.size() > before) continue;
-    if (wanted == "cpu") {
-      devices.emplace_back(c10::DeviceType::CPU);
-      continue;
-    }
-    return absl::InvalidArgumentError(absl::StrCat(
-        "config.pbtxt: instance_group: there is no device '", Printable(wanted),
-        "', this server has ",
-        absl::StrJoin(devices_, ", ", [](std::string* out, c10::Device device) {
-          absl::StrAppend(out, device.str());
-        })));
-  }
-  return devices.empty() ? devices_ : devices;
+std::vector<c10::Device> WithCpu(std::vector<c10::Device> devices) {
+  const c10::Device cpu(c10::DeviceType::CPU);
+  if (std::count(devices.begin(), devices.end(), cpu) == 0) devices.push_back(cpu);
+  return devices;
 }
 
-absl::StatusOr<std::unique_ptr<ModelVersion>> TorchVersionLoader::Load(
-    const LoadRequest& request) {
-  PhaseClock phases(request);
-  auto devices = DevicesFor(request.config);
-  if (!devices.ok()) return devices.status();
+}  // namespace
 
+// One load, from the weights' structure to replicas that run.
+class TorchVersionLoader::Loading {
+ public:
+  Loading(const TorchVersionLoader& loader, const LoadRequest& request,
+          const Checkpoint& checkpoint, const StateLayout& layout,
+          const models::Detection& detection)
+      : loader_(loader),
+        request_(request),
+        checkpoint_(checkpoint),
+        layout_(layout),
+        detection_(detection),
+        options_{.strict = request.config.strict, .form = FormOf(request.config.execution)} {}
+
+  // Everything that can be said before a weight is read.
+  absl::Status Prepare() {
+    if (absl::Status status = NewNet(&first_net_); !status.ok()) return status;
+    auto fit = FitStateDict(*first_net_, OutlineStateDict(checkpoint_), options_);
+    if (!fit.ok()) return About(request_, fit.status());
+    auto signature = SignatureOf(first_net_->signature(), request_.config);
+    if (!signature.ok()) return signature.status();
+    signature_ = *std::move(signature);
+    auto plan = PlanUpload(checkpoint_, *first_net_, *fit, options_.form);
+    if (!plan.ok()) return plan.status();
+    plan_ = *std::move(plan);
+
+    version_ = std::make_unique<ModelVersion>();
+    version_->model = request_.model;
+    version_->number = request_.number;
+    version_->architecture =
+        models::ToString(detection_.architecture->name(), detection_.parameters);
+    version_->provenance = Provenance(checkpoint_, layout_, detection_.why, fit->keys);
+    version_->weights_path = request_.weights_path;
+    version_->weights_bytes = layout_.size_bytes;
+    version_->signature = signature_.served;
+    version_->config = request_.config;
+    return absl::OkStatus();
+  }
+
+  const UploadPlan& plan() const { return plan_; }
+
+  // Brings the weights to where `placement` says.
+  absl::Status Read(const Placement& placement, const LoadLanes::Hold& lanes) {
+    for (const std::string& line : placement.left_out) {
+      absl::StrAppend(&version_->provenance, "; without a device: ", line);
+    }
+    std::vector<UploadTarget> targets;
+    for (const Placement::OnDevice& on : placement.devices) {
+      OnDevice& place = places_.emplace_back();
+      place.device = loader_.all_devices_[on.device];
+      place.replicas = on.replicas;
+      place.net = std::move(first_net_);
+      if (place.net == nullptr) {
+        if (absl::Status status = NewNet(&place.net); !status.ok()) return status;
+      }
+      if (!place.device.is_cpu()) {
+        targets.push_back({lanes.StreamOf(place.device), place.net.get()});
+      } else if (absl::Status status = ReadForCpu(*place.net); !status.ok()) {
+        return status;
+      }
+    }
+    if (!targets.empty()) {
+      // Memory that the version gives back, also where this load fails.
+      version_->after_replicas = std::shared_ptr<void>(
+          nullptr, [lanes = loader_.lanes_](void*) { lanes->ReturnCaches(); });
+      const auto id = UploadWeights(checkpoint_, plan_, targets, loader_.health_);
+      if (!id.ok()) return id.status();
+      if (absl::Status status = TakeId(*id); !status.ok()) return status;
+    }
+    for (OnDevice& place : places_) place.net->Eval();
+    return absl::OkStatus();
+  }
+
+  // Makes the replicas and lets them run.
+  absl::Status WarmUpAll() {
+    for (OnDevice& place : places_) {
+      DeviceFootprint footprint;
+      footprint.device = place.device.str();
+      footprint.weights_bytes = place.device.is_cpu() ? layout_.size_bytes : plan_.weights_bytes;
+      std::optional<MemoryMeter> meter;
+      if (!place.device.is_cpu()) meter.emplace(place.device);
+      const std::shared_ptr<const models::Net> net = std::move(place.net);
+      for (int32_t i = 0; i < place.replicas; ++i) {
+        auto replica = std::make_unique<TorchReplica>(net, place.device, request_.config.execution,
+                                                      loader_.health_);
+        const auto warm =
+            WarmUp(*replica, signature_.served, signature_.native, request_.config.max_batch_size);
+        if (!warm.ok()) return warm.status();
+        if (!warm->empty()) absl::StrAppend(&version_->provenance, "; ", *warm);
+        footprint.graphs_bytes += replica->graph_bytes();
+        footprint.staging_bytes += replica->staging_bytes();
+        version_->replicas.push_back(std::move(replica));
+      }
+      if (meter.has_value()) footprint.workspace_bytes = meter->peak_bytes();
+      absl::StrAppend(&version_->provenance, "; ", Text(footprint));
+      version_->footprints.push_back(footprint);
+      const int64_t cap = request_.config.device_memory_cap_bytes;
+      if (!place.device.is_cpu() && cap > 0 && footprint.on_device_bytes() > cap) {
+        return absl::FailedPreconditionError(
+            absl::StrCat(Text(footprint), ": ", footprint.on_device_bytes(),
+                         " bytes were measured, device_memory_cap_bytes is ", cap,
+                         "; a smaller max_batch_size or fewer instances take less"));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  std::unique_ptr<ModelVersion> Take() { return std::move(version_); }
+
+ private:
+  struct OnDevice {
+    c10::Device device{c10::DeviceType::CPU};
+    int32_t replicas = 0;
+    std::shared_ptr<models::Net> net;
+  };
+
+  absl::Status NewNet(std::shared_ptr<models::Net>* net) const {
+    auto created = detection_.architecture->Create(detection_.parameters);
+    if (!created.ok()) return created.status();
+    *net = *std::move(created);
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadForCpu(models::Net& net) {
+    const auto state = ReadStateDict(checkpoint_);
+    if (!state.ok()) return state.status();
+    const auto loaded = LoadStateDict(net, *state, options_);
+    if (!loaded.ok()) return About(request_, loaded.status());
+    return TakeId(state->weights_id);
+  }
+
+  absl::Status TakeId(const std::string& id) {
+    if (version_->weights_id.empty()) version_->weights_id = id;
+    if (version_->weights_id == id) return absl::OkStatus();
+    return About(request_, absl::AbortedError("the file changed while it was read"));
+  }
+
+  const TorchVersionLoader& loader_;
+  const LoadRequest& request_;
+  const Checkpoint& checkpoint_;
+  const StateLayout& layout_;
+  const models::Detection& detection_;
+  const LoadOptions options_;
+
+  std::shared_ptr<models::Net> first_net_;
+  VersionSignature signature_;
+  UploadPlan plan_;
+  std::vector<OnDevice> places_;
+  std::unique_ptr<ModelVersion> version_;
+};
+
+TorchVersionLoader::TorchVersionLoader(std::vector<c10::Device> devices,
+                                       const CheckpointOptions& checkpoint_options,
+                                       DeviceHealth* health,
+                                       absl::Span<const models::Architecture* const> catalog)
+    : all_devices_(WithCpu(devices)),
+      chosen_(devices.size()),
+      checkpoint_options_(checkpoint_options),
+      health_(health),
+      catalog_(catalog),
+      lanes_(std::make_shared<LoadLanes>()) {}
+
+std::vector<c10::Device> TorchVersionLoader::AcceleratorsFor(const ModelConfig& config) const {
+  std::vector<InstanceGroup> groups = config.instances;
+  if (groups.empty()) groups.emplace_back();
+  std::vector<c10::Device> accelerators;
+  for (const c10::Device device : all_devices_) {
+    const bool wanted =
+        !device.is_cpu() &&
+        std::any_of(groups.begin(), groups.end(), [device](const InstanceGroup& group) {
+          return group.kind != InstanceGroup::Kind::kCpu &&
+                 (group.gpus.empty() || std::count(group.gpus.begin(), group.gpus.end(),
+                                                   static_cast<int32_t>(device.index())) > 0);
+        });
+    if (wanted) accelerators.push_back(device);
+  }
+  return accelerators;
+}
+
+absl::StatusOr<Placement> TorchVersionLoader::Place(const LoadRequest& request,
+                                                    const UploadPlan& plan) const {
+  std::map<std::string, int64_t> replica_bytes;
+  {
+    MutexLock lock(&mutex_);
+    if (const auto known = replica_bytes_.find(request.model); known != replica_bytes_.end()) {
+      replica_bytes = known->second;
+    }
+  }
+  std::vector<DeviceState> states;
+  for (const c10::Device device : all_devices_) {
+    DeviceState& state = states.emplace_back();
+    state.name = device.str();
+    if (device.is_cpu()) continue;
+    state.is_accelerator = true;
+    state.number = device.index();
+    state.lost = health_->LostBecause(state.name);
+    state.weights_bytes = plan.weights_bytes + plan.scratch_bytes;
+    state.replica_bytes = replica_bytes[state.name];
+    // Where the device does not say what is free, the allocation itself will tell.
+    const auto memory = state.lost.has_value() ? absl::UnknownError("") : FreeMemoryOf(device);
+    if (!memory.ok()) continue;
+    state.free_bytes = memory->free_bytes;
+    state.total_bytes = memory->total_bytes;
+  }
+  auto placement = PlaceReplicas(states, chosen_, request.config.instances,
+                                 request.config.device_memory_cap_bytes);
+  if (absl::IsResourceExhausted(placement.status()) && !replica_bytes.empty()) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(std::string(placement.status().message()),
+                     "; the version that serves keeps its memory until the new one is there"));
+  }
+  return placement;
+}
+
+void TorchVersionLoader::Remember(const ModelVersion& version) {
+  std::map<std::string, int64_t> replica_bytes;
+  for (const DeviceFootprint& footprint : version.footprints) {
+    const auto replicas =
+        std::count_if(version.replicas.begin(), version.replicas.end(),
+                      [&](const auto& replica) { return replica->device() == footprint.device; });
+    replica_bytes[footprint.device] =
+        (footprint.workspace_bytes + footprint.graphs_bytes) / std::max<int64_t>(replicas, 1);
+  }
+  MutexLock lock(&mutex_);
+  replica_bytes_[version.model] = std::move(replica_bytes);
+}
+
+absl::StatusOr<std::unique_ptr<ModelVersion>> TorchVersionLoader::Load(const LoadRequest& request) {
+  PhaseClock phases(request);
   auto checkpoint = OpenCheckpoint(request.weights_path, checkpoint_options_);
   if (!checkpoint.ok()) return checkpoint.status();
   const auto layout = DescribeState(**checkpoint);
   if (!layout.ok()) return layout.status();
   const auto detection = models::Detect(
-      layout->tensors, {request.config.architecture, request.config.architecture_parameters});
-  if (!detection.ok()) {
-    return About(request, detection.status());
-  }
+      layout->tensors, {request.config.architecture, request.config.architecture_parameters},
+      catalog_);
+  if (!detection.ok()) return About(request, detection.status());
   phases.End(LoadPhase::kOpen);
 
-  auto state_dict = ReadStateDict(**checkpoint);
-  if (!state_dict.ok()) return state_dict.status();
-  phases.End(LoadPhase::kRead);
-
-  auto version = std::make_unique<ModelVersion>();
-  version->model = request.model;
-  version->number = request.number;
-  version->weights_id = state_dict->weights_id;
-  version->architecture = models::ToString(detection->architecture->name(), detection->parameters);
-  version->weights_path = request.weights_path;
-  version->config = request.config;
-
-  Signature native;
-  std::map<std::string, std::shared_ptr<const models::Net>> nets;  // by device
-  for (const c10::Device device : *devices) {
-    if (nets.count(device.str()) > 0) continue;
-    auto created = detection->architecture->Create(detection->parameters);
-    if (!created.ok()) return created.status();
-    std::shared_ptr<models::Net> net = *std::move(created);
-    const auto loaded = LoadStateDict(*net, *state_dict, {request.config.strict});
-    if (!loaded.ok()) return About(request, loaded.status());
-    version->provenance = Provenance(**checkpoint, *layout, detection->why, *loaded);
-    try {
-      net->Eval();
-      net->To(device);
-    } catch (const std::exception& e) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat(device.str(), ": the weights cannot be placed: ", e.what()));
-    }
-    auto inputs = ToSpecs(net->signature().inputs);
-    if (!inputs.ok()) return inputs.status();
-    auto outputs = ToSpecs(net->signature().outputs);
-    if (!outputs.ok()) return outputs.status();
-    native = {*std::move(inputs), *std::move(outputs)};
-    nets[device.str()] = std::move(net);
-  }
-  auto inputs = Override("input", native.inputs, request.config.inputs);
-  if (!inputs.ok()) return inputs.status();
-  auto outputs = Override("output", native.outputs, request.config.outputs);
-  if (!outputs.ok()) return outputs.status();
-  version->signature = {*std::move(inputs), *std::move(outputs)};
-  version->weights_bytes = layout->size_bytes;
-  for (const c10::Device device : *devices) {
-    for (int32_t i = 0; i < request.config.instances.count; ++i) {
-      version->replicas.push_back(
-          std::make_unique<TorchReplica>(
-          nets.at(device.str()), device, request.config.execution, health_));
-    }
-  }
+  // Held until everything of a load that failed is gone.
+  const LoadLanes::Hold lanes(lanes_.get(), AcceleratorsFor(request.config));
+  phases.Skip();
+  Loading loading(*this, request, **checkpoint, *layout, *detection);
+  if (absl::Status status = loading.Prepare(); !status.ok()) return status;
+  const auto placement = Place(request, loading.plan());
+  if (!placement.ok()) return placement.status();
   phases.End(LoadPhase::kBuild);
-
-  for (const auto& replica : version->replicas) {
-    const absl::Status warm = WarmUp(*replica, version->signature, native);
-    if (!warm.ok()) return warm;
-  }
+  if (absl::Status status = loading.Read(*placement, lanes); !status.ok()) return status;
+  phases.End(LoadPhase::kRead);
+  if (absl::Status status = loading.WarmUpAll(); !status.ok()) return status;
   phases.End(LoadPhase::kWarmUp);
+  std::unique_ptr<ModelVersion> version = loading.Take();
+  Remember(*version);
   return version;
 }
 

@@ -26,6 +26,16 @@ grpc::Slice SliceOf(const HostTensor& tensor) {
       [](void* held) { delete static_cast<std::shared_ptr<void>*>(held); }, owner);
 }
 
+void DescribePlace(const RegionPlace& place, const HostTensor& tensor,
+                   google::protobuf::Map<std::string, inference::InferParameter>* parameters) {
+  (*parameters)["shared_memory_region"].set_string_param(place.region);
+  (*parameters)["shared_memory_byte_size"].set_int64_param(
+      static_cast<int64_t>(tensor.bytes.size()));
+  if (place.offset_bytes != 0) {
+    (*parameters)["shared_memory_offset"].set_int64_param(place.offset_bytes);
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<size_t>> SelectOutputs(const std::string& model_version,
@@ -60,9 +70,13 @@ absl::StatusOr<grpc::ByteBuffer> EncodeInfer(const InferResponse& response,
   const ModelVersion& version = *response.version;
   const auto selected = SelectOutputs(version.Label(), version.signature, format.outputs);
   if (!selected.ok()) return selected.status();
-  const bool raw = format.raw || std::any_of(selected->begin(), selected->end(), [&](size_t i) {
-                     return !HasContentsField(response.outputs[i].dtype);
-                   });
+  std::vector<const RegionPlace*> places;  // null: the output is in the answer
+  bool raw = format.raw;
+  for (const size_t i : *selected) {
+    const auto place = format.places.find(version.signature.outputs[i].name);
+    places.push_back(place == format.places.end() ? nullptr : &place->second);
+    raw = raw || (places.back() == nullptr && !HasContentsField(response.outputs[i].dtype));
+  }
 
   inference::ModelInferResponse header;
   header.set_model_name(version.model);
@@ -72,23 +86,32 @@ absl::StatusOr<grpc::ByteBuffer> EncodeInfer(const InferResponse& response,
   if (format.mark_final) {
     (*header.mutable_parameters())["triton_final_response"].set_bool_param(true);
   }
-  for (const size_t i : *selected) {
-    const HostTensor& tensor = response.outputs[i];
+  for (size_t k = 0; k < selected->size(); ++k) {
+    const HostTensor& tensor = response.outputs[(*selected)[k]];
     auto* output = header.add_outputs();
-    output->set_name(version.signature.outputs[i].name);
+    output->set_name(version.signature.outputs[(*selected)[k]].name);
     output->set_datatype(std::string(OipDatatype(tensor.dtype)));
     output->mutable_shape()->Add(tensor.shape.begin(), tensor.shape.end());
-    if (!raw) EncodeContents(tensor, output->mutable_contents());
+    if (places[k] != nullptr) {
+      DescribePlace(*places[k], tensor, output->mutable_parameters());
+    } else if (!raw) {
+      EncodeContents(tensor, output->mutable_contents());
+    }
   }
 
   // raw_output_contents is the message's last field: what follows the header is written by hand.
   std::vector<grpc::Slice> slices;
   std::string small = header.SerializeAsString();
   if (raw) {
-    for (const size_t i : *selected) {
-      const HostTensor& tensor = response.outputs[i];
+    for (size_t k = 0; k < selected->size(); ++k) {
+      const HostTensor& tensor = response.outputs[(*selected)[k]];
       AppendTag({inference::ModelInferResponse::kRawOutputContentsFieldNumber, WireType::kBytes},
                 &small);
+      if (places[k] != nullptr) {
+        // Clients find an output's bytes by its position among the outputs.
+        AppendVarint(0, &small);
+        continue;
+      }
       AppendVarint(tensor.bytes.size(), &small);
       if (tensor.bytes.size() <= kCopiedBytes) {
         small.append(reinterpret_cast<const char*>(tensor.bytes.data()), tensor.bytes.size());

@@ -8,11 +8,13 @@
 
 #include <grpcpp/support/byte_buffer.h>
 
+#include <map>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "server/batching/request.h"
+#include "server/rpc/shared_memory_regions.h"
 
 namespace sconce {
 
@@ -24,6 +26,8 @@ struct AnswerFormat {
   // raw_output_contents instead of typed contents.
   bool raw = true;
   bool mark_final = false;
+  // By name, the outputs that are in a region of shared memory and not in the answer.
+  std::map<std::string, RegionPlace> places = {};
 };
 
 // The positions in `signature.outputs` of the outputs asked for. INVALID_ARGUMENT for one that is

@@ -112,8 +112,9 @@ class GrpcServer::Health {
 class GrpcServer::Running {
  public:
   Running(const Parts& parts, std::string version)
-      : service_(parts.registry, parts.control, &calls_, std::move(version)),
-        shared_{&service_, parts.registry, parts.batchers, parts.metrics, parts.clock, &calls_} {}
+      : service_(parts.registry, parts.control, parts.regions, &calls_, std::move(version)),
+        shared_{&service_,     parts.registry, parts.batchers, parts.regions,
+                parts.metrics, parts.clock,    &calls_} {}
 
   // The port.
   absl::StatusOr<int> Start(const Options& options) {

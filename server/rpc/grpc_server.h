@@ -19,6 +19,7 @@
 #include "server/batching/batcher.h"
 #include "server/registry/registry.h"
 #include "server/registry/repository_control.h"
+#include "server/rpc/shared_memory_regions.h"
 
 namespace sconce {
 
@@ -37,6 +38,7 @@ class GrpcServer final : public RegistryObserver {
     const Registry* registry;
     const Batchers* batchers;
     RepositoryControl* control;
+    SharedMemoryRegions* regions;
     Metrics* metrics;
     const Clock* clock;
   };

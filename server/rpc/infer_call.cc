@@ -102,8 +102,8 @@ absl::Status InferCall::Submit() {
   if (!wanted.ok()) return wanted.status();
   auto version = PinVersion(*model_, *wanted);
   if (!version.ok()) return version.status();
-  auto prepared =
-      PrepareInfer(*std::move(decoded), *std::move(wire), *std::move(version), arrival_, deadline_);
+  auto prepared = PrepareInfer(*std::move(decoded), *std::move(wire), *std::move(version),
+                               *server_->regions, arrival_, deadline_);
   if (!prepared.ok()) return prepared.status();
   const std::shared_ptr<Batcher> batcher = server_->batchers->Find(model_->name());
   if (batcher == nullptr) {

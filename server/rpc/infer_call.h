@@ -29,6 +29,7 @@
 #include "server/rpc/encode.h"
 #include "server/rpc/inference_service.h"
 #include "server/rpc/open_calls.h"
+#include "server/rpc/shared_memory_regions.h"
 
 namespace sconce {
 
@@ -39,6 +40,7 @@ class InferCall {
     InferenceService* service;
     const Registry* registry;
     const Batchers* batchers;
+    const SharedMemoryRegions* regions;
     Metrics* metrics;
     const Clock* clock;
     OpenCalls* calls;

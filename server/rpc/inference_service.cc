@@ -16,6 +16,8 @@ constexpr char kServerName[] = "sconce";
 // Of the extensions of the protocol's and Triton's, those that are true of this server.
 constexpr const char* kExtensions[] = {"model_repository", "model_configuration", "statistics",
                                        "binary_tensor_data", "parameters"};
+// Where a device offers it.
+constexpr char kCudaSharedMemory[] = "cuda_shared_memory";
 
 using RepositoryParameters =
     google::protobuf::Map<std::string, inference::ModelRepositoryParameter>;
@@ -84,6 +86,7 @@ grpc::Status InferenceService::ServerMetadata(grpc::ServerContext*,
   response->set_name(kServerName);
   response->set_version(version_);
   for (const char* extension : kExtensions) response->add_extensions(extension);
+  if (regions_->available()) response->add_extensions(kCudaSharedMemory);
   return grpc::Status::OK;
 }
 
@@ -166,6 +169,48 @@ grpc::Status InferenceService::RepositoryModelUnload(
   if (status.ok()) status = CheckRepositoryParameters(request->parameters(), "unload_dependents");
   if (status.ok()) status = control_->Unload(request->model_name());
   return ToGrpcStatus(status);
+}
+
+grpc::Status InferenceService::CudaSharedMemoryStatus(
+    grpc::ServerContext*, const inference::CudaSharedMemoryStatusRequest* request,
+    inference::CudaSharedMemoryStatusResponse* response) {
+  const OpenCall call(calls_);
+  const auto regions = regions_->Status(request->name());
+  if (!regions.ok()) return ToGrpcStatus(regions.status());
+  for (const SharedMemoryRegions::Region& region : *regions) {
+    auto& status = (*response->mutable_regions())[region.name];
+    status.set_name(region.name);
+    status.set_device_id(static_cast<uint64_t>(region.device_id));
+    status.set_byte_size(static_cast<uint64_t>(region.size_bytes));
+  }
+  return grpc::Status::OK;
+}
+
+grpc::Status InferenceService::CudaSharedMemoryRegister(
+    grpc::ServerContext*, const inference::CudaSharedMemoryRegisterRequest* request,
+    inference::CudaSharedMemoryRegisterResponse*) {
+  const OpenCall call(calls_);
+  return ToGrpcStatus(regions_->Register(request->name(), request->raw_handle(),
+                                         request->device_id(), request->byte_size()));
+}
+
+grpc::Status InferenceService::CudaSharedMemoryUnregister(
+    grpc::ServerContext*, const inference::CudaSharedMemoryUnregisterRequest* request,
+    inference::CudaSharedMemoryUnregisterResponse*) {
+  const OpenCall call(calls_);
+  if (request->name().empty()) {
+    regions_->UnregisterAll();
+  } else {
+    regions_->Unregister(request->name());
+  }
+  return grpc::Status::OK;
+}
+
+grpc::Status InferenceService::SystemSharedMemoryUnregister(
+    grpc::ServerContext*, const inference::SystemSharedMemoryUnregisterRequest*,
+    inference::SystemSharedMemoryUnregisterResponse*) {
+  const OpenCall call(calls_);
+  return grpc::Status::OK;
 }
 
 }  // namespace sconce

@@ -13,6 +13,7 @@
 #include "server/registry/registry.h"
 #include "server/registry/repository_control.h"
 #include "server/rpc/open_calls.h"
+#include "server/rpc/shared_memory_regions.h"
 
 namespace sconce {
 
@@ -20,9 +21,13 @@ class InferenceService final : public inference::GRPCInferenceService::WithRawMe
                                    inference::GRPCInferenceService::Service> {
  public:
   // `version` is the server's.
-  InferenceService(const Registry* registry, RepositoryControl* control, OpenCalls* calls,
-                   std::string version)
-      : registry_(registry), control_(control), calls_(calls), version_(std::move(version)) {}
+  InferenceService(const Registry* registry, RepositoryControl* control,
+                   SharedMemoryRegions* regions, OpenCalls* calls, std::string version)
+      : registry_(registry),
+        control_(control),
+        regions_(regions),
+        calls_(calls),
+        version_(std::move(version)) {}
 
   grpc::Status ServerLive(grpc::ServerContext*, const inference::ServerLiveRequest*,
                           inference::ServerLiveResponse*) override;
@@ -46,10 +51,23 @@ class InferenceService final : public inference::GRPCInferenceService::WithRawMe
   grpc::Status RepositoryModelUnload(grpc::ServerContext*,
                                      const inference::RepositoryModelUnloadRequest*,
                                      inference::RepositoryModelUnloadResponse*) override;
+  grpc::Status CudaSharedMemoryStatus(grpc::ServerContext*,
+                                      const inference::CudaSharedMemoryStatusRequest*,
+                                      inference::CudaSharedMemoryStatusResponse*) override;
+  grpc::Status CudaSharedMemoryRegister(grpc::ServerContext*,
+                                        const inference::CudaSharedMemoryRegisterRequest*,
+                                        inference::CudaSharedMemoryRegisterResponse*) override;
+  grpc::Status CudaSharedMemoryUnregister(grpc::ServerContext*,
+                                          const inference::CudaSharedMemoryUnregisterRequest*,
+                                          inference::CudaSharedMemoryUnregisterResponse*) override;
+  grpc::Status SystemSharedMemoryUnregister(
+      grpc::ServerContext*, const inference::SystemSharedMemoryUnregisterRequest*,
+      inference::SystemSharedMemoryUnregisterResponse*) override;
 
  private:
   const Registry* const registry_;
   RepositoryControl* const control_;
+  SharedMemoryRegions* const regions_;
   OpenCalls* const calls_;
   const std::string version_;
 };

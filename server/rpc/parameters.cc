@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <string>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -40,19 +42,35 @@ bool IsSequenceId(const InferParameter& value) {
          AsCount(value).has_value();
 }
 
+// A number of bytes that a client gives; an offset may be 0.
+absl::StatusOr<int64_t> AsBytes(const std::string& name, const InferParameter& value,
+                                const std::string& what) {
+  const auto fail = [&](const auto& got) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(what, ": parameter '", name, "' expects a number of bytes, got ", got));
+  };
+  const std::optional<uint64_t> count = AsCount(value);
+  if (count && *count <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
+    return static_cast<int64_t>(*count);
+  }
+  if (count) return fail(*count);
+  if (value.parameter_choice_case() == InferParameter::kInt64Param) {
+    return fail(value.int64_param());
+  }
+  return fail("something else");
+}
+
 absl::Status CheckTensorParameters(const char* kind, const std::string& tensor,
                                    const ParameterMap& parameters) {
   for (const auto& [name, value] : parameters) {
-    if (absl::StartsWith(name, "shared_memory_")) {
-      return absl::UnimplementedError(
-          absl::StrCat(kind, " '", Printable(tensor),
-                       "': shared memory is not supported, send and receive tensors in messages"));
-    }
     if (name == "classification" && AsCount(value) != uint64_t{0}) {
       return absl::UnimplementedError(absl::StrCat(
           kind, " '", Printable(tensor), "': the classification extension is not supported"));
     }
-    if (absl::StartsWith(name, "triton_")) {
+    const bool of_a_place = name == "shared_memory_region" || name == "shared_memory_byte_size" ||
+                            name == "shared_memory_offset";
+    if (absl::StartsWith(name, "triton_") ||
+        (absl::StartsWith(name, "shared_memory_") && !of_a_place)) {
       return absl::InvalidArgumentError(absl::StrCat(
           kind, " '", Printable(tensor), "': unknown reserved parameter '", Printable(name), "'"));
     }
@@ -100,6 +118,38 @@ absl::StatusOr<InferParameters> ReadParameters(const inference::ModelInferReques
     if (!status.ok()) return status;
   }
   return read;
+}
+
+absl::StatusOr<std::optional<RegionPlace>> ReadRegionPlace(const ParameterMap& parameters,
+                                                           const std::string& what) {
+  RegionPlace place;
+  const auto region = parameters.find("shared_memory_region");
+  const auto size = parameters.find("shared_memory_byte_size");
+  const auto offset = parameters.find("shared_memory_offset");
+  if (region == parameters.end()) {
+    if (size == parameters.end() && offset == parameters.end()) return std::nullopt;
+    return absl::InvalidArgumentError(absl::StrCat(
+        what, ": expected shared_memory_region beside the other parameters of shared memory"));
+  }
+  if (region->second.parameter_choice_case() != InferParameter::kStringParam) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        what, ": parameter 'shared_memory_region' expects a name, got something else"));
+  }
+  place.region = region->second.string_param();
+  if (size == parameters.end()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(what, ": expected shared_memory_byte_size beside shared_memory_region '",
+                     Printable(place.region), "'"));
+  }
+  const auto size_bytes = AsBytes(size->first, size->second, what);
+  if (!size_bytes.ok()) return size_bytes.status();
+  place.size_bytes = *size_bytes;
+  if (offset != parameters.end()) {
+    const auto offset_bytes = AsBytes(offset->first, offset->second, what);
+    if (!offset_bytes.ok()) return offset_bytes.status();
+    place.offset_bytes = *offset_bytes;
+  }
+  return std::optional<RegionPlace>(std::move(place));
 }
 
 }  // namespace sconce

@@ -7,9 +7,11 @@
 
 #include <chrono>
 #include <optional>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "proto/open_inference.pb.h"
+#include "server/rpc/shared_memory_regions.h"
 
 namespace sconce {
 
@@ -25,8 +27,15 @@ struct InferParameters {
 // Besides the above: "priority" is accepted and changes nothing, because there is one queue;
 // "sequence_id", "sequence_start" and "sequence_end" likewise, because models keep no state.
 // INVALID_ARGUMENT for a known parameter of the wrong type and for unknown ones of the reserved
-// prefix "triton_"; UNIMPLEMENTED for shared memory and classification.
+// prefix "triton_"; UNIMPLEMENTED for classification.
 absl::StatusOr<InferParameters> ReadParameters(const inference::ModelInferRequest& request);
+
+// "shared_memory_region", "shared_memory_byte_size" and "shared_memory_offset" (0 where it is not
+// given) of one input or output; none where it has none of them. INVALID_ARGUMENT, beginning with
+// `what`, for a wrong type, a negative number, or a part that is missing.
+absl::StatusOr<std::optional<RegionPlace>> ReadRegionPlace(
+    const google::protobuf::Map<std::string, inference::InferParameter>& parameters,
+    const std::string& what);
 
 }  // namespace sconce
 

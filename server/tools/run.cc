@@ -24,6 +24,9 @@ struct Runner {
   }
   absl::StatusOr<int> operator()(const CheckOptions& options) { return Check(options, console); }
   absl::StatusOr<int> operator()(const DiffOptions& options) { return Diff(options, console); }
+  absl::StatusOr<int> operator()(const DevicesOptions& options) {
+    return Devices(options, console);
+  }
   absl::StatusOr<int> operator()(const ConvertOptions& options) {
     return Interruptible(
         [&](const Interruption& interruption) { return Convert(options, interruption, console); });
@@ -45,7 +48,7 @@ struct Runner {
 };
 
 std::string NameOf(const ToolOptions& options) {
-  constexpr const char* kNames[] = {"inspect", "check", "diff", "convert", "merge"};
+  constexpr const char* kNames[] = {"inspect", "check", "diff", "convert", "merge", "devices"};
   return absl::StrCat("sconce ", kNames[options.index()]);
 }
 

@@ -1,10 +1,12 @@
 #include "server/weights/load_state_dict.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 
+#include <map>
+#include <new>
 #include <string_view>
+#include <tuple>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -98,54 +100,61 @@ bool MayLackCounter(const models::NamedTensor& own, const StateDict& state) {
   return version == state.module_versions.end() || version->second < 2;
 }
 
-// `saved` in the network's dtype and layout, without a copy where it has them. Throws as copy_
-// does.
-at::Tensor Cast(const at::Tensor& saved, const at::Tensor& own) {
-  if (saved.dtype() == own.dtype() && saved.is_contiguous()) return saved;
-  at::Tensor cast = at::empty(own.sizes(), saved.options().dtype(own.dtype()));
+// `saved` as `own` is wanted, without a copy where it is so. Throws as copy_ does.
+at::Tensor Cast(const at::Tensor& saved, const at::Tensor& own, const WeightsForm& form) {
+  const at::ScalarType type = form.TypeOf(own);
+  const at::MemoryFormat format = form.FormatOf(own);
+  if (saved.scalar_type() == type && format == at::MemoryFormat::Contiguous &&
+      saved.is_contiguous()) {
+    return saved;
+  }
+  at::Tensor cast = at::empty(own.sizes(), saved.options().dtype(type), format);
   return cast.copy_(saved);
 }
 
-class Loader {
- public:
-  // Where `values` are not wanted, what would be assigned is not made either.
-  Loader(const models::Net& net, const StateDict& state, bool values)
-      : net_(net), state_(state), values_(values) {}
+// Scalars were saved with one dimension before PyTorch 0.4.
+at::Tensor InShapeOf(const at::Tensor& own, const at::Tensor& saved) {
+  const bool old_scalar = own.dim() == 0 && saved.dim() == 1 && saved.size(0) == 1;
+  return old_scalar ? saved.select(0, 0) : saved;
+}
 
-  // Says whether all fits; assigned() is then what each tensor of the net is to be given.
-  absl::StatusOr<IncompatibleKeys> Fit(const LoadOptions& options) {
-    std::unordered_map<std::string_view, const StateEntry*> tensors;
-    for (const StateEntry& entry : state_.tensors) tensors.emplace(entry.name, &entry);
+class Fitter {
+ public:
+  Fitter(const models::Net& net, const StateDict& state) : net_(net), state_(state) {}
+
+  absl::StatusOr<StateFit> Fit(const LoadOptions& options) {
+    std::unordered_map<std::string_view, size_t> tensors;
+    for (size_t i = 0; i < state_.tensors.size(); ++i) tensors.emplace(state_.tensors[i].name, i);
     std::unordered_map<std::string_view, const NonTensorEntry*> non_tensors;
     for (const NonTensorEntry& entry : state_.non_tensors) non_tensors.emplace(entry.name, &entry);
 
     const std::vector<models::NamedTensor> own_tensors = net_.State();
+    IncompatibleKeys& keys = fit_.keys;
     std::unordered_set<std::string> known;
     for (const models::NamedTensor& own : own_tensors) {
       known.insert(own.name);
+      std::optional<size_t>& source = fit_.sources.emplace_back();
       if (const auto saved = tensors.find(own.name); saved != tensors.end()) {
-        assigned_.push_back(FitOne(own, *saved->second));
+        source = saved->second;
+        CheckOne(own, state_.tensors[saved->second], options.form);
       } else if (const auto other = non_tensors.find(own.name); other != non_tensors.end()) {
         errors_.push_back(
             absl::StrCat("While copying the parameter named \"", Printable(own.name),
                          "\", expected torch.Tensor or Tensor-like object from checkpoint but "
                          "received <class '",
                          other->second->type_name, "'>"));
-      } else if (MayLackCounter(own, state_)) {
-        if (values_) assigned_.push_back(at::zeros(own.tensor.sizes(), own.tensor.options()));
-      } else {
-        keys_.missing.push_back(own.name);
-        if (!options.strict && values_) assigned_.push_back(own.tensor.contiguous());
+      } else if (!MayLackCounter(own, state_)) {
+        keys.missing.push_back(own.name);
       }
     }
-    keys_.unexpected = UnexpectedKeys(net_, known, state_);
+    keys.unexpected = UnexpectedKeys(net_, known, state_);
 
     std::vector<std::string> messages;
-    if (options.strict && !keys_.missing.empty()) {
-      messages.push_back(NameList("Missing", keys_.missing));
+    if (options.strict && !keys.missing.empty()) {
+      messages.push_back(NameList("Missing", keys.missing));
     }
-    if (options.strict && !keys_.unexpected.empty()) {
-      messages.push_back(NameList("Unexpected", keys_.unexpected));
+    if (options.strict && !keys.unexpected.empty()) {
+      messages.push_back(NameList("Unexpected", keys.unexpected));
     }
     messages.insert(messages.end(), errors_.begin(), errors_.end());
     if (!messages.empty()) {
@@ -153,24 +162,19 @@ class Loader {
                                                      net_.class_name(), ":\n\t",
                                                      absl::StrJoin(messages, "\n\t")));
     }
-    return std::move(keys_);
+    return std::move(fit_);
   }
 
-  const std::vector<at::Tensor>& assigned() const { return assigned_; }
-
  private:
-  // What `own` is to be assigned; an undefined tensor after an error.
-  at::Tensor FitOne(const models::NamedTensor& own, const StateEntry& saved) {
-    at::Tensor tensor = saved.tensor;
-    if (own.tensor.dim() == 0 && tensor.dim() == 1 && tensor.size(0) == 1) {
-      tensor = tensor.select(0, 0);  // scalars, before PyTorch 0.4
-    }
+  // Notes what keeps `own` from being given `saved`.
+  void CheckOne(const models::NamedTensor& own, const StateEntry& saved, const WeightsForm& form) {
+    const at::Tensor tensor = InShapeOf(own.tensor, saved.tensor);
     if (tensor.sizes() != own.tensor.sizes()) {
       errors_.push_back(absl::StrCat("size mismatch for ", Printable(own.name),
                                      ": copying a param with shape ", SizeText(tensor.sizes()),
                                      " from checkpoint, the shape in current model is ",
                                      SizeText(own.tensor.sizes()), "."));
-      return {};
+      return;
     }
     std::string exception;
     if (saved.quantized) {
@@ -187,9 +191,9 @@ class Loader {
           "copy_sparse_compressed_ expected sparse compressed tensor layout but got Strided";
     } else {
       try {
-        if (values_) return Cast(tensor, own.tensor);
         // One element tells whether the types go together.
-        return Cast(at::empty({}, tensor.options()), at::empty({}, own.tensor.options()));
+        Cast(at::empty({}, tensor.options()), at::empty({}, own.tensor.options()), form);
+        return;
       } catch (const c10::Error& error) {
         exception = error.what_without_backtrace();
       }
@@ -199,20 +203,43 @@ class Loader {
                      "\", whose dimensions in the model are ", SizeText(own.tensor.sizes()),
                      " and whose dimensions in the checkpoint are ", SizeText(tensor.sizes()),
                      ", an exception occurred : (", PythonRepr(exception), ",)."));
-    return {};
   }
 
   const models::Net& net_;
   const StateDict& state_;
-  const bool values_;
-  IncompatibleKeys keys_;
+  StateFit fit_;
   std::vector<std::string> errors_;
-  std::vector<at::Tensor> assigned_;  // by index in the network's State(), if nothing is wrong
 };
+
+// What each tensor of `net` is to be given. Throws as copy_ does.
+std::vector<at::Tensor> Values(const models::Net& net, const StateDict& state, const StateFit& fit,
+                               const WeightsForm& form) {
+  const std::vector<models::NamedTensor> own_tensors = net.State();
+  std::vector<at::Tensor> values;
+  // Tied tensors are one tensor under several names.
+  using Form = std::tuple<const void*, at::ScalarType, at::MemoryFormat, int64_t>;
+  std::map<Form, at::Tensor> cast;
+  for (size_t i = 0; i < own_tensors.size(); ++i) {
+    const at::Tensor& own = own_tensors[i].tensor;
+    if (!fit.sources[i].has_value()) {
+      const bool is_counter = !c10::isFloatingType(own.scalar_type());
+      const auto options = own.options().dtype(form.TypeOf(own));
+      values.push_back(at::empty(own.sizes(), options, form.FormatOf(own)));
+      is_counter ? values.back().zero_() : values.back().copy_(own);
+      continue;
+    }
+    const at::Tensor& saved = state.tensors[*fit.sources[i]].tensor;
+    at::Tensor& value =
+        cast[{saved.unsafeGetTensorImpl(), form.TypeOf(own), form.FormatOf(own), own.dim()}];
+    if (!value.defined()) value = Cast(InShapeOf(own, saved), own, form);
+    values.push_back(value);
+  }
+  return values;
+}
 
 // Calls `load`; what LibTorch throws becomes a status.
 template <typename Load>
-absl::StatusOr<IncompatibleKeys> Guarded(const models::Net& net, Load load) {
+auto Guarded(const models::Net& net, Load load) -> decltype(load()) {
   // An inference tensor could not become a module's parameter.
   c10::InferenceMode normal(false);
   try {
@@ -228,20 +255,20 @@ absl::StatusOr<IncompatibleKeys> Guarded(const models::Net& net, Load load) {
 
 }  // namespace
 
+absl::StatusOr<StateFit> FitStateDict(const models::Net& net, const StateDict& state,
+                                      const LoadOptions& options) {
+  return Guarded(net, [&] { return Fitter(net, state).Fit(options); });
+}
+
 absl::StatusOr<IncompatibleKeys> LoadStateDict(models::Net& net, const StateDict& state,
                                                const LoadOptions& options) {
   return Guarded(net, [&]() -> absl::StatusOr<IncompatibleKeys> {
-    Loader loader(net, state, true);
-    absl::StatusOr<IncompatibleKeys> keys = loader.Fit(options);
-    if (!keys.ok()) return keys;
-    for (size_t i = 0; i < loader.assigned().size(); ++i) net.Assign(i, loader.assigned()[i]);
-    return keys;
+    absl::StatusOr<StateFit> fit = Fitter(net, state).Fit(options);
+    if (!fit.ok()) return fit.status();
+    const std::vector<at::Tensor> values = Values(net, state, *fit, options.form);
+    for (size_t i = 0; i < values.size(); ++i) net.Assign(i, values[i]);
+    return std::move(fit->keys);
   });
-}
-
-absl::StatusOr<IncompatibleKeys> FitStateDict(const models::Net& net, const StateDict& state,
-                                              const LoadOptions& options) {
-  return Guarded(net, [&] { return Loader(net, state, false).Fit(options); });
 }
 
 }  // namespace sconce

@@ -13,12 +13,12 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
-#include "server/base/content_hash.h"
 #include "server/base/dtype.h"
 #include "server/base/printable.h"
 #include "server/checkpoint/tied_tensors.h"
 #include "server/weights/key_normalisation.h"
 #include "server/weights/scalar_type.h"
+#include "server/weights/weights_digest.h"
 
 namespace sconce {
 namespace {
@@ -54,84 +54,6 @@ absl::StatusOr<Placement> Place(const Checkpoint& checkpoint) {
     }
   }
   return placement;
-}
-
-std::string StrippedPrefix(const Checkpoint& checkpoint) {
-  std::vector<std::string> names;
-  for (const TensorDescriptor& tensor : checkpoint.tensors()) names.push_back(tensor.name);
-  for (const NonTensorEntry& entry : checkpoint.non_tensors()) names.push_back(entry.name);
-  return WrapperPrefix(names);
-}
-
-void Update(ContentHasher& hasher, int64_t value) {
-  hasher.Update({reinterpret_cast<const std::byte*>(&value), sizeof(value)});
-}
-
-void Update(ContentHasher& hasher, std::string_view text) {
-  Update(hasher, static_cast<int64_t>(text.size()));
-  hasher.Update({reinterpret_cast<const std::byte*>(text.data()), text.size()});
-}
-
-// The digest of one tensor: dtype, shape and bytes, which may come in pieces.
-class TensorDigest {
- public:
-  explicit TensorDigest(const TensorDescriptor& tensor) {
-    sconce::Update(hasher_, DTypeName(tensor.dtype));
-    sconce::Update(hasher_, static_cast<int64_t>(tensor.shape.size()));
-    for (const int64_t dimension : tensor.shape) sconce::Update(hasher_, dimension);
-  }
-
-  void Update(absl::Span<const std::byte> bytes) {
-    hasher_.Update(bytes);
-    size_bytes_ += static_cast<int64_t>(bytes.size());
-  }
-  int64_t size_bytes() const { return size_bytes_; }
-  Digest128 Finish() const { return hasher_.Finish(); }
-
- private:
-  ContentHasher hasher_;
-  int64_t size_bytes_ = 0;
-};
-
-// Of a sparse tensor: of what it is described by, piece by piece, since it takes no memory of its
-// own.
-absl::StatusOr<Digest128> SparseDigest(const Checkpoint& checkpoint,
-                                       const TensorDescriptor& tensor) {
-  constexpr int64_t kPieceBytes = int64_t{1} << 20;
-  const SparseParts& parts = *tensor.sparse;
-  ContentHasher hasher;
-  Update(hasher, static_cast<int64_t>(parts.layout));
-  Update(hasher, static_cast<int64_t>(tensor.shape.size()));
-  for (const int64_t dimension : tensor.shape) Update(hasher, dimension);
-  std::vector<std::byte> buffer;
-  for (const auto& part : {parts.indices, parts.compressed_indices, parts.values}) {
-    if (part == nullptr) continue;
-    TensorDigest digest(*part);
-    while (digest.size_bytes() < part->size_bytes()) {
-      const int64_t left = part->size_bytes() - digest.size_bytes();
-      buffer.resize(static_cast<size_t>(std::min(left, kPieceBytes)));
-      absl::Status read = checkpoint.ReadRange(*part, digest.size_bytes(), absl::MakeSpan(buffer));
-      if (!read.ok()) return read;
-      digest.Update(buffer);
-    }
-    const Digest128 finished = digest.Finish();
-    Update(hasher, static_cast<int64_t>(finished.hi));
-    Update(hasher, static_cast<int64_t>(finished.lo));
-  }
-  return hasher.Finish();
-}
-
-// `named`: each tensor's stripped name and digest.
-std::string WeightsId(std::vector<std::pair<std::string, Digest128>> named) {
-  std::sort(named.begin(), named.end(),
-            [](const auto& a, const auto& b) { return a.first < b.first; });
-  ContentHasher hasher;
-  for (const auto& [name, digest] : named) {
-    Update(hasher, name);
-    Update(hasher, static_cast<int64_t>(digest.hi));
-    Update(hasher, static_cast<int64_t>(digest.lo));
-  }
-  return hasher.Finish().Hex();
 }
 
 // A tensor over bytes of `buffer`, which lives as long as the tensor.
@@ -214,7 +136,7 @@ absl::StatusOr<StateDict> Read(const Checkpoint& checkpoint, const Placement& pl
   const absl::StatusOr<std::vector<Digest128>> digests = ReadAll(checkpoint, placement, buffer);
   if (!digests.ok()) return digests.status();
   StateDict state;
-  state.stripped_prefix = StrippedPrefix(checkpoint);
+  state.stripped_prefix = StrippedPrefixOf(checkpoint);
   std::vector<std::pair<std::string, Digest128>> named;
   for (size_t i = 0; i < checkpoint.tensors().size(); ++i) {
     const TensorDescriptor& tensor = checkpoint.tensors()[i];
@@ -247,11 +169,18 @@ void UseHugePages(const at::Tensor& buffer) {
 
 }  // namespace
 
+std::string StrippedPrefixOf(const Checkpoint& checkpoint) {
+  std::vector<std::string> names;
+  for (const TensorDescriptor& tensor : checkpoint.tensors()) names.push_back(tensor.name);
+  for (const NonTensorEntry& entry : checkpoint.non_tensors()) names.push_back(entry.name);
+  return WrapperPrefix(names);
+}
+
 absl::StatusOr<StateLayout> DescribeState(const Checkpoint& checkpoint) {
   absl::StatusOr<Placement> placement = Place(checkpoint);
   if (!placement.ok()) return placement.status();
   StateLayout layout;
-  layout.stripped_prefix = StrippedPrefix(checkpoint);
+  layout.stripped_prefix = StrippedPrefixOf(checkpoint);
   layout.size_bytes = placement->size_bytes;
   for (const TensorDescriptor& tensor : checkpoint.tensors()) {
     layout.tensors.push_back({tensor.name.substr(layout.stripped_prefix.size()),
@@ -263,7 +192,7 @@ absl::StatusOr<StateLayout> DescribeState(const Checkpoint& checkpoint) {
 StateDict OutlineStateDict(const Checkpoint& checkpoint) {
   c10::InferenceMode normal(false);
   StateDict state;
-  state.stripped_prefix = StrippedPrefix(checkpoint);
+  state.stripped_prefix = StrippedPrefixOf(checkpoint);
   for (const TensorDescriptor& tensor : checkpoint.tensors()) {
     const std::string name = tensor.name.substr(state.stripped_prefix.size());
     if (std::optional<StateEntry> entry = WithoutValues(tensor, name)) {

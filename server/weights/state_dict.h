@@ -50,6 +50,9 @@ struct StateDict {
   std::string weights_id;
 };
 
+// What every name of the state_dict begins with and a network's names do not, "" if nothing.
+std::string StrippedPrefixOf(const Checkpoint& checkpoint);
+
 // InvalidArgument where the tensors' sizes add up to more than any memory.
 absl::StatusOr<StateLayout> DescribeState(const Checkpoint& checkpoint);
 

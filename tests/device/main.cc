@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <gmock/gmock.h>
 
+#include "tests/support/simdevice/accelerator.h"
 #include "tests/support/simdevice/simdevice.h"
 
 int main(int argc, char** argv) {
@@ -12,5 +13,6 @@ int main(int argc, char** argv) {
   // Answers are compared bit for bit; sums depend on how they are split.
   at::set_num_threads(1);
   sconce::simdevice::Start(/*devices=*/3);
+  sconce::simdevice::RegisterSimAccelerator();
   return RUN_ALL_TESTS();
 }

@@ -1,9 +1,7 @@
 // That a replica on a device gives the CPU's answers, and what it leaves behind when it cannot.
 #include "server/device/torch_replica.h"
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/from_blob.h>
-#include <ATen/ops/randn.h>
 
 #include <atomic>
 #include <cstdint>
@@ -14,88 +12,20 @@
 #include <utility>
 #include <vector>
 
-#include "models/catalog.h"
 #include "server/device/device_set.h"
-#include "tests/device/sim_test.h"
+#include "tests/device/replica_fixture.h"
 
 namespace sconce {
 namespace {
 
 using testing::HasSubstr;
 
-// The same network, with the same weights, each time it is made.
-std::shared_ptr<models::Net> MakeNet(const std::string& name, const models::Parameters& parameters,
-                                     c10::Device device) {
-  for (const models::Architecture* architecture : models::Catalog()) {
-    if (architecture->name() != name) continue;
-    auto net = architecture->Create(parameters);
-    if (!net.ok()) {
-      ADD_FAILURE() << net.status();
-      return nullptr;
-    }
-    at::Generator generator = at::detail::createCPUGenerator(/*seed_val=*/1);
-    const std::vector<models::NamedTensor> state = (*net)->State();
-    for (size_t i = 0; i < state.size(); ++i) {
-      const at::Tensor& own = state[i].tensor;
-      (*net)->Assign(i, at::randn(own.sizes(), generator).mul_(0.05).abs_().to(own.scalar_type()));
-    }
-    (*net)->Eval();
-    (*net)->To(device);
-    return *std::move(net);
-  }
-  ADD_FAILURE() << "no architecture is called " << name;
-  return nullptr;
-}
-
-// Row-major floats in the replica's staging memory.
-HostTensor Staged(TorchReplica& replica, const std::vector<int64_t>& shape, int seed) {
-  at::Generator generator = at::detail::createCPUGenerator(seed);
-  const at::Tensor values = at::randn(shape, generator);
-  auto ring = replica.Stage({static_cast<int64_t>(values.nbytes())});
-  if (!ring.ok()) {
-    ADD_FAILURE() << ring.status();
-    return {};
-  }
-  HostTensor staging = std::move(ring->front());
-  std::memcpy(staging.bytes.data(), values.data_ptr(), values.nbytes());
-  staging.dtype = DType::kFloat32;
-  staging.shape = shape;
-  return staging;
-}
-
-std::string Bytes(const HostTensor& tensor) {
-  return std::string(reinterpret_cast<const char*>(tensor.bytes.data()), tensor.bytes.size());
-}
-
-struct ReplicaCase {
-  std::string architecture;
-  models::Parameters parameters;
-  std::vector<int64_t> input;
-};
-
-const ReplicaCase kMlp = {"mlp",
-                          {{"features", std::vector<int64_t>{8, 16, 4}},
-                           {"layers", std::string("0,2")},
-                           {"bias", true},
-                           {"activation", std::string("relu")}},
-                          {3, 8}};
+const ReplicaCase kMlp = Mlp();
 
 class TorchReplicaTest : public SimTest {
  protected:
   static std::unique_ptr<TorchReplica> Make(const ReplicaCase& c, c10::Device device) {
-    return std::make_unique<TorchReplica>(MakeNet(c.architecture, c.parameters, device), device,
-                                          ExecutionOptions{}, nullptr);
-  }
-
-  // The only output, as bytes.
-  static std::string Answer(TorchReplica& replica, const std::vector<int64_t>& shape, int seed) {
-    const HostTensor input = Staged(replica, shape, seed);
-    const auto outputs = replica.Run({{input}, {}, {}});
-    if (!outputs.ok() || outputs->size() != 1) {
-      ADD_FAILURE() << outputs.status();
-      return "";
-    }
-    return Bytes(outputs->front());
+    return std::make_unique<TorchReplica>(MakeNet(c, device), device, ExecutionOptions{}, nullptr);
   }
 };
 
@@ -162,9 +92,10 @@ TEST_F(TorchReplicaTest, RunReturnsOnceTheAnswerIsThere) {
 
 TEST_F(TorchReplicaTest, ReplicasOfOneNetRunAtTheSameTime) {
   const ReplicaCase resnet = {"resnet18", {{"num_classes", int64_t{10}}}, {1, 3, 64, 64}};
-  const auto net = MakeNet(resnet.architecture, resnet.parameters, sim0_);
+  const auto net = MakeNet(resnet, sim0_);
   std::vector<std::unique_ptr<TorchReplica>> replicas;
-  for (int i = 0; i < 3; ++i) replicas.push_back(std::make_unique<TorchReplica>(net, sim0_, ExecutionOptions{}, nullptr));
+  for (int i = 0; i < 3; ++i)
+    replicas.push_back(std::make_unique<TorchReplica>(net, sim0_, ExecutionOptions{}, nullptr));
   std::vector<std::string> expected;
   for (int i = 0; i < 3; ++i) expected.push_back(Answer(*replicas[0], resnet.input, i));
   std::vector<int> right(replicas.size(), 0);
@@ -212,19 +143,27 @@ TEST_F(TorchReplicaTest, OutOfMemoryAtAnyAllocationFailsThatBatchAlone) {
 
 TEST_F(TorchReplicaTest, PinnedMemoryThatRunsOutFailsThatBatchAlone) {
   const auto replica = Make(kMlp, sim0_);
-  const std::string expected = Answer(*replica, kMlp.input, 1);
-  const HostTensor input = Staged(*replica, kMlp.input, 1);
-  simdevice::FailPinnedAllocation(1);
+  const std::string expected = Answer(*Make(kMlp, c10::kCPU), kMlp.input, 1);
+  HostTensor input = Staged(*replica, kMlp.input, 1);
+  simdevice::LimitPinnedMemory(simdevice::PinnedBytes());
   const auto outputs = replica->Run({{input}, {}, {}});
   EXPECT_TRUE(absl::IsResourceExhausted(outputs.status())) << outputs.status();
-  EXPECT_EQ(Answer(*replica, kMlp.input, 1), expected);
-  simdevice::FailPinnedAllocation(1);
   const auto staging = replica->Stage({100});
   EXPECT_TRUE(absl::IsResourceExhausted(staging.status())) << staging.status();
+  simdevice::LimitPinnedMemory(simdevice::PinnedBytes() + (1 << 20));
+  EXPECT_TRUE(replica->health().ok()) << replica->health();
+  EXPECT_EQ(Answer(*replica, kMlp.input, 1), expected);
+}
+
+TEST_F(TorchReplicaTest, PinnedMemoryIsAskedForAgainOnceTheReserveIsGivenBack) {
+  const auto replica = Make(kMlp, sim0_);
+  simdevice::FailPinnedAllocation(1);
+  EXPECT_TRUE(replica->Stage({100}).ok());
 }
 
 TEST_F(TorchReplicaTest, AFaultAtAnyStepOfABatchIsReportedAndTheOtherDeviceGoesOn) {
-  const auto replica = Make(kMlp, sim0_);
+  const auto net = MakeNet(kMlp, sim0_);
+  const auto replica = std::make_unique<TorchReplica>(net, sim0_, ExecutionOptions{}, nullptr);
   const auto other = Make(kMlp, sim1_);
   const std::string expected = Answer(*replica, kMlp.input, 1);
   const HostTensor input = Staged(*replica, kMlp.input, 1);
@@ -237,11 +176,13 @@ TEST_F(TorchReplicaTest, AFaultAtAnyStepOfABatchIsReportedAndTheOtherDeviceGoesO
   const int64_t count = steps() - before;
   ASSERT_GT(count, 4);
   for (int64_t n = 1; n <= count; ++n) {
+    TorchReplica doomed(net, sim0_, {}, nullptr);
     simdevice::FailKernel(sim0_, n);
-    const auto outputs = replica->Run({{input}, {}, {}});
-    EXPECT_EQ(outputs.status().code(), absl::StatusCode::kInternal) << outputs.status();
+    const auto outputs = doomed.Run({{input}, {}, {}});
+    EXPECT_TRUE(absl::IsUnavailable(outputs.status())) << outputs.status();
     EXPECT_THAT(std::string(outputs.status().message()), HasSubstr("sim:0: sim error: "));
-    EXPECT_FALSE(replica->Run({{input}, {}, {}}).ok());
+    EXPECT_TRUE(absl::IsUnavailable(doomed.health())) << doomed.health();
+    EXPECT_TRUE(absl::IsUnavailable(doomed.Run({{input}, {}, {}}).status()));
     EXPECT_EQ(Answer(*other, kMlp.input, 1), expected);
     simdevice::Reset();
   }

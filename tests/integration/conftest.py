@@ -9,7 +9,20 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import checkpoints
-from serving import Server
+from serving import DEVICE, Server
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "any_device: has nothing to do with where the server computes; run on the cpu alone")
+
+
+def pytest_collection_modifyitems(config, items):
+    if DEVICE == "cpu":
+        return
+    left_out = [item for item in items if item.get_closest_marker("any_device")]
+    config.hook.pytest_deselected(left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture

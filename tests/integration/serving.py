@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -20,6 +21,11 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = pathlib.Path(os.environ.get("SCONCE_BINARY", ROOT / "build" / "release" / "sconce"))
+# The same server in a process with simulated devices (tests/support/sim_server).
+SIM_BINARY = pathlib.Path(os.environ.get(
+    "SCONCE_SIM_BINARY", BINARY.parent / "tests" / "support" / "sim_server" / "sconce_sim"))
+# Where the servers of a run compute unless a test says otherwise: "cpu", or "sim" for two devices.
+DEVICE = os.environ.get("SCONCE_TEST_DEVICE", "cpu")
 PATIENCE = 60
 
 
@@ -42,6 +48,43 @@ def holds_for(seconds, condition, what):
         time.sleep(0.01)
 
 
+class Sim:
+    """The simulated devices of a server; tests/support/sim_server/control.h has the commands."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self, *words):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(PATIENCE)
+            connection.connect(self.path)
+            connection.sendall(" ".join(map(str, words)).encode() + b"\n")
+            answer = json.loads(connection.makefile("rb").readline())
+        assert "error" not in answer, f"{words}: {answer}"
+        return answer
+
+    def devices(self):
+        """The statistics of each device."""
+        return self("statistics")["devices"]
+
+    def live_bytes(self):
+        """Of each device, and pinned."""
+        statistics = self("statistics")
+        return [device["live_bytes"] for device in statistics["devices"]] + [
+            statistics["pinned_bytes"]]
+
+    @contextlib.contextmanager
+    def held(self, *devices):
+        """Nothing queued on the devices begins meanwhile."""
+        for device in devices:
+            self("hold", device)
+        try:
+            yield
+        finally:
+            for device in devices:
+                self("release", device)
+
+
 class Server:
     """One server process. `finish` must be called; the `serve` fixture does."""
 
@@ -50,22 +93,31 @@ class Server:
     # Quick to notice a change, so that tests are quick; the defaults are for production.
     QUICK = ["--poll-interval", "0.05", "--settle-time", "0.1"]
 
-    def __init__(self, repository, *flags, threads=1, device="cpu", wait_ready=True, quick=True,
-                 log_format="human", env=None):
+    def __init__(self, repository, *flags, threads=1, device=None, binary=None, wait_ready=True,
+                 quick=True, log_format="human", env=None):
         descriptor, path = tempfile.mkstemp(prefix="sconce-", suffix=".log")
         self.log_path = pathlib.Path(path)
         self.repository = pathlib.Path(repository)
         self._stopped = False
         self._channel = None
+        device = device or DEVICE
+        if binary is None:
+            binary = SIM_BINARY if device.startswith("sim") else BINARY
+        env = {**os.environ, **(env or {})}
+        self._folder = tempfile.TemporaryDirectory(prefix="sconce-")
+        self.sim = None
+        if binary == SIM_BINARY:
+            self.sim = Sim(os.path.join(self._folder.name, "sim"))
+            env["SCONCE_SIM_CONTROL"] = self.sim.path
         self.command = [
-            str(BINARY), "serve", "--model-repository", str(repository),
+            str(binary), "serve", "--model-repository", str(repository),
             "--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0",
             "--device", device, "--threads", str(threads), "--log-format", log_format,
             *(self.QUICK if quick else []), *flags]
         with open(descriptor, "w") as log:
             self.process = subprocess.Popen(
                 self.command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                env={**os.environ, **(env or {})})
+                env=env)
         Server.running.append(self)
         try:
             self.grpc_address = self._address("grpc")
@@ -209,6 +261,7 @@ class Server:
             if problem:
                 problem += ":\n" + self.log_tail()
             self.log_path.unlink(missing_ok=True)
+            self._folder.cleanup()
             Server.running.remove(self)
         return problem
 

@@ -35,7 +35,9 @@ def start_long_work(server, calls=4, rows=8):
 
 @pytest.fixture
 def resnet(repository):
-    save(checkpoints.resnet18(10), place(repository, "resnet18"))
+    path = save(checkpoints.resnet18(10), place(repository, "resnet18"))
+    # A device tries every size that it will be given before it serves.
+    path.with_name("config.pbtxt").write_text("max_batch_size: 8\n")
 
 
 def test_sigterm_finishes_what_is_in_flight(serve, resnet):
@@ -116,6 +118,7 @@ FLAGS = [
 ]
 
 
+@pytest.mark.any_device
 def test_help_explains_every_flag():
     done = run_sconce("serve", "--help")
     assert done.returncode == 0
@@ -124,6 +127,7 @@ def test_help_explains_every_flag():
     assert "0.0.0.0:8001" in done.stdout and "0.0.0.0:8000" in done.stdout
 
 
+@pytest.mark.any_device
 def test_version():
     assert re.fullmatch(r"sconce \d+\.\d+\.\d+\n", run_sconce("--version").stdout)
 
@@ -137,6 +141,7 @@ def refusal(*arguments):
     return lines[0]
 
 
+@pytest.mark.any_device
 @pytest.mark.parametrize(
     "flags,words",
     [
@@ -167,6 +172,7 @@ def test_a_bad_flag_is_refused_in_one_line(repository, flags, words):
         assert word in line
 
 
+@pytest.mark.any_device
 def test_no_repository_is_refused(tmp_path):
     assert "--model-repository" in refusal("serve")
     missing = tmp_path / "not-there"
@@ -176,11 +182,13 @@ def test_no_repository_is_refused(tmp_path):
     assert str(file) in refusal("serve", "--model-repository", file)
 
 
+@pytest.mark.any_device
 def test_no_command_is_refused():
     assert run_sconce().returncode > 0
     assert "serve" in run_sconce().stderr + run_sconce("--help").stdout
 
 
+@pytest.mark.any_device
 @pytest.mark.parametrize("flag", ["--grpc-address", "--http-address"])
 def test_a_port_in_use_is_named(repository, flag):
     with socket.socket() as taken:
@@ -195,6 +203,7 @@ def test_a_port_in_use_is_named(repository, flag):
     assert address in done.stderr.splitlines()[-1] + done.stdout
 
 
+@pytest.mark.any_device
 def test_device_cpu_needs_no_gpu(serve, repository):
     save(constant(1), place(repository, "m"))
     server = serve(device="auto")
@@ -204,6 +213,7 @@ def test_device_cpu_needs_no_gpu(serve, repository):
 # Logs --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.any_device
 def test_json_logs_are_json_all_through(serve, repository):
     path = save(constant(1), place(repository, "m"))
     server = serve(log_format="json")
@@ -245,6 +255,7 @@ def test_the_log_tells_what_was_made_of_the_file(serve, repository):
 # Isolation ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.any_device
 def test_loader_threads_have_the_lowest_priority(serve, repository):
     """SCHED_IDLE, or as nice as can be: reading a file must not slow requests."""
     path = save(checkpoints.resnet18(1000), place(repository, "m"))
@@ -269,6 +280,7 @@ def test_loader_threads_have_the_lowest_priority(serve, repository):
         "a thread of the lowest priority")
 
 
+@pytest.mark.any_device
 def test_watched_files_are_not_mapped(serve, repository):
     path = save(checkpoints.resnet18(10), place(repository, "m"))
     server = serve()

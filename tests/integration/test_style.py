@@ -179,7 +179,7 @@ def test_readme_tells_flags_defaults_and_meanings_as_help_does(readme):
 
 def test_readme_tells_the_flags_of_the_other_commands_too(readme):
     said = {}
-    for command in ("inspect", "check", "diff", "convert", "merge"):
+    for command in ("inspect", "check", "diff", "convert", "merge", "devices"):
         for flag, (default, meaning) in flags_in_help(command).items():
             said[command, flag] = [default, meaning]
     written = {}

@@ -11,12 +11,14 @@ namespace sconce {
 
 class FakeClock : public Clock {
  public:
+  // Not at the epoch, so that "an hour ago" can be said.
+  explicit FakeClock(Duration start = std::chrono::hours(1000)) : ticks_(start.count()) {}
+
   TimePoint Now() const override { return TimePoint(Duration(ticks_.load())); }
   void Advance(Duration d) { ticks_ += d.count(); }
 
  private:
-  // Not at the epoch, so that "an hour ago" can be said.
-  std::atomic<Duration::rep> ticks_{Duration(std::chrono::hours(1000)).count()};
+  std::atomic<Duration::rep> ticks_;
 };
 
 }  // namespace sconce

@@ -56,17 +56,29 @@ class FakeReplica : public Replica {
   struct Behaviour {
     float scale = 1;
     float bias = 0;
-    // Called in each run with the number of rows, before the result is made.
+    // Called by each launch with the number of rows, before the result is made.
     std::function<absl::Status(int64_t rows)> on_run = {};
+    // Called when a launched batch is waited for.
+    std::function<absl::Status(int64_t rows)> on_finish = {};
+    // Called with what is launched.
+    std::function<void(const BatchInput& batch)> on_launch = {};
+    std::string device = "cpu";
+    int depth = 1;
+    int64_t max_rows = std::numeric_limits<int64_t>::max();
+    int numa_node = -1;
+    // Asked by health(); OK without it.
+    std::function<absl::Status()> health = {};
   };
   explicit FakeReplica(Behaviour behaviour) : behaviour_(std::move(behaviour)) {}
 
-  const std::string& device() const override { return device_; }
+  const std::string& device() const override { return behaviour_.device; }
 
-  int depth() const override { return 1; }
-  int64_t max_rows() const override { return std::numeric_limits<int64_t>::max(); }
-  int numa_node() const override { return -1; }
-  absl::Status health() const override { return absl::OkStatus(); }
+  int depth() const override { return behaviour_.depth; }
+  int64_t max_rows() const override { return behaviour_.max_rows; }
+  int numa_node() const override { return behaviour_.numa_node; }
+  absl::Status health() const override {
+    return behaviour_.health ? behaviour_.health() : absl::OkStatus();
+  }
 
   absl::StatusOr<std::vector<HostTensor>> Stage(absl::Span<const int64_t> size_bytes) override {
     std::vector<HostTensor> staged;
@@ -79,6 +91,7 @@ class FakeReplica : public Replica {
 
   absl::StatusOr<std::unique_ptr<RunningBatch>> Launch(BatchInput batch) override {
     const HostTensor& input = batch.inputs[0];
+    if (behaviour_.on_launch) behaviour_.on_launch(batch);
     if (behaviour_.on_run) {
       if (absl::Status status = behaviour_.on_run(input.shape[0]); !status.ok()) return status;
     }
@@ -89,22 +102,29 @@ class FakeReplica : public Replica {
       value = value * behaviour_.scale + behaviour_.bias;
       std::memcpy(memory->data() + at, &value, sizeof value);
     }
-    return std::make_unique<Done>(std::vector<HostTensor>{
-        {DType::kFloat32, input.shape, absl::MakeSpan(*memory), memory}});
+    return std::make_unique<Launched>(
+        std::vector<HostTensor>{{DType::kFloat32, input.shape, absl::MakeSpan(*memory), memory}},
+        behaviour_.on_finish);
   }
 
  private:
-  class Done : public RunningBatch {
+  class Launched : public RunningBatch {
    public:
-    explicit Done(std::vector<HostTensor> outputs) : outputs_(std::move(outputs)) {}
-    absl::StatusOr<std::vector<HostTensor>> Finish() override { return std::move(outputs_); }
+    Launched(std::vector<HostTensor> outputs, std::function<absl::Status(int64_t rows)> on_finish)
+        : outputs_(std::move(outputs)), on_finish_(std::move(on_finish)) {}
+    absl::StatusOr<std::vector<HostTensor>> Finish() override {
+      if (on_finish_) {
+        if (absl::Status status = on_finish_(outputs_[0].shape[0]); !status.ok()) return status;
+      }
+      return std::move(outputs_);
+    }
 
    private:
     std::vector<HostTensor> outputs_;
+    const std::function<absl::Status(int64_t rows)> on_finish_;
   };
 
   const Behaviour behaviour_;
-  const std::string device_ = "cpu";
 };
 
 // Version `number` of `model`: input and output FP32[-1, dims...], all replicas alike.

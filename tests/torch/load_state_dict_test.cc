@@ -98,6 +98,40 @@ TEST(LoadStateDict, WhatIsMissingKeepsTheConstantsItStartsWith) {
   }
 }
 
+TEST(LoadStateDict, WeightsTakeTheFormThatIsWanted) {
+  const Loaded plain = LoadFixture("resnet18.pth");
+  ASSERT_NE(plain.net, nullptr);
+  auto net = plain.detection.architecture->Create(plain.detection.parameters);
+  ASSERT_TRUE(net.ok()) << net.status();
+  const auto keys = LoadStateDict(**net, plain.state,
+                                  {.form = {.floating = at::kBFloat16, .channels_last = true}});
+  ASSERT_TRUE(keys.ok()) << keys.status();
+  const std::vector<models::NamedTensor> before = plain.net->State();
+  const std::vector<models::NamedTensor> after = (*net)->State();
+  for (size_t i = 0; i < after.size(); ++i) {
+    const at::Tensor& tensor = after[i].tensor;
+    const bool floating = before[i].tensor.is_floating_point();
+    EXPECT_EQ(tensor.scalar_type(), floating ? at::kBFloat16 : at::kLong) << after[i].name;
+    EXPECT_TRUE(at::equal(tensor, before[i].tensor.to(tensor.scalar_type()))) << after[i].name;
+    if (tensor.dim() == 4) {
+      EXPECT_TRUE(tensor.is_contiguous(at::MemoryFormat::ChannelsLast)) << after[i].name;
+    }
+  }
+}
+
+TEST(LoadStateDict, TiedTensorsAreCastOnceAndStayTied) {
+  const std::unique_ptr<models::Net> net = Make("mlp", {{"features", "4,4,4"}, {"layers", "0,2"}});
+  ASSERT_NE(net, nullptr);
+  const at::Tensor tied = at::ones({4, 4});
+  StateDict state;
+  state.tensors = {
+      {"0.weight", tied}, {"0.bias", at::ones({4})}, {"2.weight", tied}, {"2.bias", at::ones({4})}};
+  ASSERT_TRUE(LoadStateDict(*net, state, {.form = {.floating = at::kHalf}}).ok());
+  const std::vector<models::NamedTensor> own = net->State();
+  EXPECT_EQ(own[0].tensor.const_data_ptr(), own[2].tensor.const_data_ptr());
+  EXPECT_NE(own[1].tensor.const_data_ptr(), own[3].tensor.const_data_ptr());
+}
+
 TEST(LoadStateDict, NamesFromTheFileCannotBreakTheMessage) {
   const std::unique_ptr<models::Net> net = MakeLinear();
   StateDict state;

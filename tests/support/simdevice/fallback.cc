@@ -62,11 +62,13 @@ Arguments Changed(const Arguments& values,
 }
 
 // The device of the tensors; refuses, in CUDA's words, what is on another. A CPU tensor without
-// dimensions goes with any device.
+// dimensions goes with any device, and so do the indices of index and index_put.
 c10::Device CommonDevice(const c10::FunctionSchema& schema, const Arguments& arguments) {
   std::optional<c10::Device> common;
   for (size_t i = 0; i < arguments.size(); ++i) {
+    const bool indices = arguments[i].isOptionalTensorList();
     Changed(arguments[i], [&](const at::Tensor& tensor) {
+      if (indices && tensor.is_cpu()) return tensor;
       if (tensor.defined() && (tensor.dim() > 0 || !tensor.is_cpu())) {
         c10::impl::check_and_update_common_device(common, tensor, schema.name().c_str(),
                                                   schema.arguments()[i].name().c_str());

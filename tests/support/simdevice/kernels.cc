@@ -59,6 +59,13 @@ void EnqueueCopy(c10::Stream stream, at::Tensor from, at::Tensor to) {
           [from = std::move(from), to = std::move(to)] { to.copy_(from); });
 }
 
+// In the words of LibTorch's copy to and from CUDA.
+void RefuseWhileRecording() {
+  TORCH_CHECK(!IsRecording(),
+              "Cannot copy between CPU and sim tensors during graph capture unless "
+              "the CPU tensor is pinned.");
+}
+
 void CopyToDevice(const at::Tensor& from, const at::Tensor& to, bool non_blocking) {
   const c10::Stream stream = CurrentStream(to.device().index());
   // What needs a conversion is converted on the host, at the call and into pageable memory.
@@ -70,6 +77,7 @@ void CopyToDevice(const at::Tensor& from, const at::Tensor& to, bool non_blockin
   } else if (IsPinned(host.data_ptr())) {
     EnqueueCopy(stream, PinnedAlias(host, stream), CpuAlias(to));
   } else {
+    RefuseWhileRecording();
     EnqueueCopy(stream, host.is_same(from) ? host.clone() : host, CpuAlias(to));
   }
 }

@@ -13,6 +13,8 @@
 #include <c10/core/Stream.h>
 
 #include <cstddef>
+#include <cstdint>
+#include <memory>
 
 namespace sconce::simdevice {
 
@@ -27,6 +29,23 @@ std::byte* KernelView(const void* device_pointer);
 // The device whose memory this is; throws if it is none's.
 c10::Device DeviceOfPointer(const void* pointer);
 bool IsPinned(const void* pointer);
+
+// Memory that recorded work uses and will use again: what the calling thread allocates on a device
+// while it records stays until the work is gone, though its tensors are not there any more.
+// Tensors that come and go while it is recorded share blocks, as the work is done in order; so do
+// recordings beside one another.
+class GraphMemory {
+ public:
+  virtual ~GraphMemory() = default;
+  // Blocks that it did not find beside it.
+  virtual int64_t size_bytes() const = 0;
+};
+// REQUIRES: around BeginRecording and EndRecording. `beside` may be null.
+std::unique_ptr<GraphMemory> BeginGraphMemory(const GraphMemory* beside);
+void EndGraphMemory(GraphMemory* graph);
+
+// Memory of a device that is another process's: not counted as this one's.
+c10::DataPtr AllocateForeign(c10::Device device, size_t bytes);
 
 // The memory's part of Reset() in simdevice.h.
 void ResetMemory();

@@ -27,6 +27,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 
 namespace sconce::simdevice {
 
@@ -63,6 +64,7 @@ void Launch(c10::Stream stream, std::function<void()> body);
 // What may be allocated at a time. Memory whose tensor is gone no longer counts, even if queued
 // work still uses it, so that a limit is hit at the same place in every run.
 void LimitMemory(c10::Device device, int64_t bytes);
+void LimitPinnedMemory(int64_t bytes);
 
 // The n-th allocation from now on, 1 being the next, is out of memory.
 void FailAllocation(c10::Device device, int64_t n);
@@ -77,13 +79,24 @@ struct Statistics {
   int64_t live_bytes = 0;  // of tensors that are there
   int64_t peak_bytes = 0;
   int64_t allocations = 0;
-  int64_t kernels = 0;  // queued, copies not included
-  int64_t copies = 0;   // queued, from, to or within the device
+  int64_t kernels = 0;         // queued, copies not included
+  int64_t copies = 0;          // queued, from, to or within the device
+  int64_t emptied_caches = 0;  // calls of at::accelerator::emptyCache
 };
 Statistics StatisticsOf(c10::Device device);
 
-// Bytes of pinned host memory whose tensors are there.
+// Bytes of pinned host memory whose tensors are there, and how often some was allocated.
 int64_t PinnedBytes();
+int64_t PinnedAllocations();
+
+// Memory of a device that another process owns and shares: it takes away from what there is, but is
+// not counted as this process's. `Share` gives the handle by which Accelerator::OpenShared opens
+// it, 64 bytes as CUDA's. After `Unshare` it is there for as long as it is open somewhere, and can
+// be opened no more. The others throw c10::Error where there is no such handle or no such byte.
+std::string Share(c10::Device device, int64_t bytes);
+void Unshare(const std::string& handle);
+void WriteShared(const std::string& handle, int64_t offset, const std::string& bytes);
+std::string ReadShared(const std::string& handle, int64_t offset, int64_t bytes);
 
 // Releases every stream, waits for all that is queued, and takes back limits, faults and what was
 // to fail. Statistics go on. Unlike CUDA's, these devices recover from a fault.

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <deque>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -57,6 +58,30 @@ int device_count = 0;
 
 thread_local c10::DeviceIndex current_device = 0;
 thread_local std::array<c10::StreamId, kMaxDevices> current_stream = {};
+
+struct ThreadRecording {
+  c10::Stream stream;
+  Recording recording;
+};
+thread_local std::optional<ThreadRecording> recording;
+
+[[noreturn]] void ThrowError(int code, const std::string& what) {
+  throw c10::AcceleratorError({__func__, __FILE__, __LINE__}, code,
+                              "sim error: " + what +
+                                  "\nsim kernel errors might be asynchronously reported at some "
+                                  "other API call, so the stacktrace below might be incorrect.");
+}
+
+void RefuseWhileRecording() {
+  if (!recording.has_value()) return;
+  recording->recording.spoiled = true;
+  constexpr int kCaptureUnsupported = 900;  // as cudaErrorStreamCaptureUnsupported
+  ThrowError(kCaptureUnsupported, "operation not permitted when stream is capturing");
+}
+
+bool IsRecordedOn(c10::Stream stream) {
+  return recording.has_value() && recording->stream == stream;
+}
 
 Queue& QueueOf(c10::Stream stream) { return devices[stream.device_index()].queues[stream.id()]; }
 
@@ -167,6 +192,10 @@ c10::Stream StreamFromPool(c10::DeviceIndex device) {
 
 void Enqueue(c10::Stream stream, WorkKind kind, std::function<void()> body) {
   ThrowIfBroken(stream.device_index());
+  if (IsRecordedOn(stream)) {
+    recording->recording.work.emplace_back(kind, std::move(body));
+    return;
+  }
   MutexLock lock(&mutex);
   DeviceState& device = devices[stream.device_index()];
   ++(kind == WorkKind::kCopy ? device.copies : device.kernels);
@@ -185,6 +214,7 @@ void EnqueueAlways(c10::Stream stream, std::function<void()> body) {
 }
 
 std::shared_ptr<Marker> Mark(c10::Stream stream) {
+  if (IsRecordedOn(stream)) RefuseWhileRecording();
   Work work;
   work.marker = std::make_shared<Marker>();
   std::shared_ptr<Marker> marker = work.marker;
@@ -195,6 +225,7 @@ std::shared_ptr<Marker> Mark(c10::Stream stream) {
 }
 
 void BlockUntil(c10::Stream stream, std::shared_ptr<Marker> marker) {
+  if (IsRecordedOn(stream)) RefuseWhileRecording();
   MutexLock lock(&mutex);
   if (marker->passed) return;
   marker->blocked.push_back(stream);
@@ -203,12 +234,27 @@ void BlockUntil(c10::Stream stream, std::shared_ptr<Marker> marker) {
   Push(stream, std::move(work));
 }
 
+void BeginRecording(c10::Stream stream) {
+  TORCH_CHECK(!recording.has_value(), "simdevice: the thread records already");
+  TORCH_CHECK(stream.id() != 0, "simdevice: the default stream cannot be captured");
+  recording.emplace(ThreadRecording{stream, {}});
+}
+
+Recording EndRecording() {
+  Recording done = std::move(recording->recording);
+  recording.reset();
+  return done;
+}
+
+bool IsRecording() { return recording.has_value(); }
+
 bool IsPassed(const Marker& marker) {
   MutexLock lock(&mutex);
   return marker.passed;
 }
 
 void WaitFor(const Marker& marker) {
+  RefuseWhileRecording();
   MutexLock lock(&mutex);
   ++devices[marker.device].host_waits;
   while (!marker.passed) progress.Wait(&mutex);
@@ -232,6 +278,7 @@ void Synchronize(c10::Stream stream) {
 }
 
 void SynchronizeDevice(c10::DeviceIndex device) {
+  RefuseWhileRecording();
   std::vector<std::shared_ptr<Marker>> markers;
   for (int id = 0; id < kStreamsPerDevice; ++id) {
     const c10::Stream stream = StreamAt(device, id);
@@ -249,10 +296,7 @@ void ThrowIfBroken(c10::DeviceIndex device) {
   }
   if (fault.empty()) return;
   constexpr int kIllegalAddress = 700;  // as cudaErrorIllegalAddress
-  throw c10::AcceleratorError({__func__, __FILE__, __LINE__}, kIllegalAddress,
-                              "sim error: " + fault +
-                                  "\nsim kernel errors might be asynchronously reported at some "
-                                  "other API call, so the stacktrace below might be incorrect.");
+  ThrowError(kIllegalAddress, fault);
 }
 
 c10::Stream NewStream(c10::Device device) { return StreamFromPool(device.index()); }

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 namespace sconce::simdevice {
@@ -54,6 +55,17 @@ std::shared_ptr<Marker> Mark(c10::Stream stream);
 void BlockUntil(c10::Stream stream, std::shared_ptr<Marker> marker);
 bool IsPassed(const Marker& marker);
 void WaitFor(const Marker& marker);
+
+// What the calling thread queues on `stream` from here on is kept instead, as CUDA captures graphs
+// in thread-local mode: to wait for a device, or for an event on the stream, is refused meanwhile
+// and spoils the recording. REQUIRES: the thread records nothing; not the default stream.
+void BeginRecording(c10::Stream stream);
+struct Recording {
+  std::vector<std::pair<WorkKind, std::function<void()>>> work;
+  bool spoiled = false;
+};
+Recording EndRecording();
+bool IsRecording();
 
 bool IsIdle(c10::Stream stream);
 // Both wait, then throw if the device is broken.

@@ -18,30 +18,30 @@ WaitingRequest Rows(int64_t rows) { return {.rows = rows}; }
 
 TEST(BatchPolicyTest, TakesAllThatWaitsUpToTheLargestBatch) {
   const WaitingRequest waiting[] = {Rows(1), Rows(1), Rows(1)};
-  EXPECT_EQ(PlanBatch(waiting, kNow, 8, {}).take, (Indices{0, 1, 2}));
-  EXPECT_EQ(PlanBatch(waiting, kNow, 2, {}).take, (Indices{0, 1}));
+  EXPECT_EQ(PlanBatch(waiting, kNow, {.rows = 8}, {}).take, (Indices{0, 1, 2}));
+  EXPECT_EQ(PlanBatch(waiting, kNow, {.rows = 2}, {}).take, (Indices{0, 1}));
 }
 
 TEST(BatchPolicyTest, DoesNotWaitForMore) {
   const WaitingRequest waiting[] = {Rows(1)};
-  EXPECT_EQ(PlanBatch(waiting, kNow, 64, {}).take, (Indices{0}));
+  EXPECT_EQ(PlanBatch(waiting, kNow, {.rows = 64}, {}).take, (Indices{0}));
 }
 
 TEST(BatchPolicyTest, ALargeRequestIsNotOvertaken) {
   const WaitingRequest waiting[] = {Rows(3), Rows(4), Rows(1)};
-  EXPECT_EQ(PlanBatch(waiting, kNow, 4, {}).take, (Indices{0}));
+  EXPECT_EQ(PlanBatch(waiting, kNow, {.rows = 4}, {}).take, (Indices{0}));
 }
 
 TEST(BatchPolicyTest, ARequestLargerThanTheBatchGoesAlone) {
   // It was accepted under a configuration that allowed it; the batcher answers it.
   const WaitingRequest waiting[] = {Rows(9), Rows(1)};
-  EXPECT_EQ(PlanBatch(waiting, kNow, 4, {}).take, (Indices{0}));
+  EXPECT_EQ(PlanBatch(waiting, kNow, {.rows = 4}, {}).take, (Indices{0}));
 }
 
 TEST(BatchPolicyTest, OnlyEqualShapesShareABatch) {
   const WaitingRequest waiting[] = {
       {.rows = 1, .shape_key = "a"}, {.rows = 1, .shape_key = "b"}, {.rows = 1, .shape_key = "a"}};
-  EXPECT_EQ(PlanBatch(waiting, kNow, 8, {}).take, (Indices{0, 2}));
+  EXPECT_EQ(PlanBatch(waiting, kNow, {.rows = 8}, {}).take, (Indices{0, 2}));
 }
 
 TEST(BatchPolicyTest, CancelledAndLateRequestsAreGivenUpBeforeTheyCostAnything) {
@@ -51,7 +51,7 @@ TEST(BatchPolicyTest, CancelledAndLateRequestsAreGivenUpBeforeTheyCostAnything) 
                                     {.rows = 1, .deadline = kNow + milliseconds(9)},
                                     {.rows = 1, .deadline = kNow + milliseconds(11)},
                                     {.rows = 1}};
-  const BatchPlan plan = PlanBatch(waiting, kNow, 8, times);
+  const BatchPlan plan = PlanBatch(waiting, kNow, {.rows = 8}, times);
   EXPECT_EQ(plan.cancelled, (Indices{0}));
   EXPECT_EQ(plan.late, (Indices{1}));
   EXPECT_EQ(plan.take, (Indices{2, 3}));
@@ -60,9 +60,103 @@ TEST(BatchPolicyTest, CancelledAndLateRequestsAreGivenUpBeforeTheyCostAnything) 
 TEST(BatchPolicyTest, WithoutAFigureOnlyPassedDeadlinesAreLate) {
   const WaitingRequest waiting[] = {{.rows = 1, .deadline = kNow - milliseconds(1)},
                                     {.rows = 1, .deadline = kNow + milliseconds(1)}};
-  const BatchPlan plan = PlanBatch(waiting, kNow, 8, {});
+  const BatchPlan plan = PlanBatch(waiting, kNow, {.rows = 8}, {});
   EXPECT_EQ(plan.late, (Indices{0}));
   EXPECT_EQ(plan.take, (Indices{1}));
+}
+
+TEST(BatchPolicyTest, ABatchBehindAnotherIsLateByWhatThatStillTakes) {
+  ServiceTimes times;
+  times.Record(1, milliseconds(10), kNow);
+  const WaitingRequest waiting[] = {{.rows = 1, .deadline = kNow + milliseconds(14)},
+                                    {.rows = 1, .deadline = kNow + milliseconds(16)}};
+  const BatchPlan plan =
+      PlanBatch(waiting, kNow, {.rows = 8, .start = kNow + milliseconds(5)}, times);
+  EXPECT_EQ(plan.late, (Indices{0}));
+  EXPECT_EQ(plan.take, (Indices{1}));
+}
+
+TEST(BatchPolicyTest, WhatDoesNotFitTheReplicaIsLeftToOthersOrGivenUp) {
+  const WaitingRequest waiting[] = {Rows(6), Rows(3), Rows(9), Rows(1)};
+  const BatchPlan plan =
+      PlanBatch(waiting, kNow, {.rows = 64, .replica_rows = 4, .any_replica_rows = 8}, {});
+  EXPECT_EQ(plan.take, (Indices{1, 3}));
+  EXPECT_EQ(plan.too_large, (Indices{2}));
+  EXPECT_TRUE(plan.full);
+}
+
+TEST(BatchPolicyTest, ABatchIsFullWhenNothingMoreOfItsShapeFits) {
+  const auto full = [](std::vector<WaitingRequest> waiting) {
+    return PlanBatch(waiting, kNow, {.rows = 4}, {}).full;
+  };
+  EXPECT_FALSE(full({Rows(1), Rows(2)}));
+  EXPECT_TRUE(full({Rows(1), Rows(3)}));
+  EXPECT_TRUE(full({Rows(3), Rows(2)}));
+  EXPECT_FALSE(full({{.rows = 3, .shape_key = "a"}, {.rows = 3, .shape_key = "b"}}));
+}
+
+// What an executor with a batch under way, which ends in 10 ms, is to do; the next takes 1 ms to
+// assemble.
+class ExecutorStepTest : public ::testing::Test {
+ protected:
+  ExecutorStep At(Duration since) { return DecideStep(situation_, kNow + since).step; }
+
+  ExecutorSituation situation_{.under_way = 1,
+                               .depth = 2,
+                               .work = true,
+                               .full = false,
+                               .first_end = kNow + milliseconds(10),
+                               .last_end = kNow + milliseconds(10),
+                               .assembling = milliseconds(1)};
+};
+
+TEST_F(ExecutorStepTest, WithNothingUnderWayWhateverWaitsIsClosed) {
+  situation_.under_way = 0;
+  EXPECT_EQ(At({}), ExecutorStep::kClose);
+  situation_.work = false;
+  EXPECT_EQ(At({}), ExecutorStep::kRest);
+  EXPECT_EQ(DecideStep(situation_, kNow).until, TimePoint::max());
+}
+
+TEST_F(ExecutorStepTest, TheNextBatchIsClosedWhenAssemblingItTakesUntilTheDeviceIsFree) {
+  EXPECT_EQ(At(milliseconds(8)), ExecutorStep::kRest);
+  const TimePoint until = DecideStep(situation_, kNow).until;
+  EXPECT_LE(until, kNow + milliseconds(9));
+  EXPECT_GT(until, kNow + milliseconds(8));
+  EXPECT_EQ(DecideStep(situation_, until).step, ExecutorStep::kClose);
+}
+
+TEST_F(ExecutorStepTest, AFullBatchIsClosedAtOnce) {
+  situation_.full = true;
+  EXPECT_EQ(At({}), ExecutorStep::kClose);
+}
+
+TEST_F(ExecutorStepTest, WithoutAFigureWhatWaitsIsClosedAtOnce) {
+  situation_.first_end = situation_.last_end = kNow;
+  EXPECT_EQ(At({}), ExecutorStep::kClose);
+}
+
+TEST_F(ExecutorStepTest, WithNothingToCloseTheBatchUnderWayIsWaitedForInTime) {
+  situation_.work = false;
+  EXPECT_EQ(At(milliseconds(8)), ExecutorStep::kRest) << "something may come";
+  EXPECT_EQ(At(milliseconds(9)), ExecutorStep::kFinish);
+}
+
+TEST_F(ExecutorStepTest, NothingIsClosedWhileAsManyAreUnderWayAsMayBe) {
+  situation_.full = true;
+  situation_.under_way = 2;
+  EXPECT_EQ(At({}), ExecutorStep::kFinish);
+  situation_.under_way = situation_.depth = 1;
+  EXPECT_EQ(At({}), ExecutorStep::kFinish);
+}
+
+TEST_F(ExecutorStepTest, TheFirstBatchIsAnsweredBeforeTheLastOneEnds) {
+  situation_.under_way = 2;
+  situation_.depth = 3;
+  situation_.last_end = kNow + milliseconds(20);
+  EXPECT_EQ(At(milliseconds(9)), ExecutorStep::kRest);
+  EXPECT_EQ(DecideStep(situation_, kNow).until, situation_.first_end);
+  EXPECT_EQ(At(milliseconds(10)), ExecutorStep::kFinish);
 }
 
 TEST(ServiceTimesTest, AnswersTheShortestRecentTime) {
@@ -98,7 +192,7 @@ TEST(BatchPolicyTest, UnderOverloadHalfOfTheRequestsAreAnsweredInTime) {
     for (int i = 0; i < 2 * per_batch; ++i, ++sent) {
       waiting.push_back({.rows = 1, .deadline = now + 10 * service});
     }
-    const BatchPlan plan = PlanBatch(waiting, now, per_batch, times);
+    const BatchPlan plan = PlanBatch(waiting, now, {.rows = per_batch}, times);
     for (const size_t i : plan.take) {
       if (waiting[i].deadline >= now + service) ++answered_in_time;
     }
@@ -107,7 +201,8 @@ TEST(BatchPolicyTest, UnderOverloadHalfOfTheRequestsAreAnsweredInTime) {
     std::vector<WaitingRequest> kept;
     for (size_t i = 0; i < waiting.size(); ++i) {
       const bool gone = std::count(plan.take.begin(), plan.take.end(), i) +
-                            std::count(plan.late.begin(), plan.late.end(), i) > 0;
+                            std::count(plan.late.begin(), plan.late.end(), i) >
+                        0;
       if (!gone) kept.push_back(waiting[i]);
     }
     waiting.swap(kept);

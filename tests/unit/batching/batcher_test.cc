@@ -1,67 +1,13 @@
-#include "server/batching/batcher.h"
-
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <cstring>
 #include <future>
-#include <set>
 #include <thread>
 
-#include "server/registry/reaper.h"
-#include "tests/support/fake_replica.h"
+#include "tests/unit/batching/batcher_fixture.h"
 
 namespace sconce {
 namespace {
-
-using std::chrono::seconds;
-using Answer = absl::StatusOr<InferResponse>;
-
-class BatcherTest : public ::testing::Test {
- protected:
-  BatcherTest() { registry_.AddObserver(&batchers_); }
-  ~BatcherTest() override { registry_.Remove("m"); }
-
-  void Publish(std::unique_ptr<ModelVersion> version) {
-    registry_.Publish(registry_.Add("m"), reaper_.Own(std::move(version)));
-  }
-  void Publish(int64_t number, FakeReplica::Behaviour behaviour, size_t replicas = 1) {
-    Publish(MakeFakeVersion("m", number, std::move(behaviour), {2}, replicas));
-  }
-
-  InferRequest Request(int64_t rows, float value) {
-    auto wire = std::make_shared<std::vector<float>>(rows * 2, value);
-    InferRequest request;
-    request.declared = {{"x", "FP32", {rows, 2}}};
-    const absl::Span<const std::byte> bytes(reinterpret_cast<std::byte*>(wire->data()),
-                                            wire->size() * sizeof(float));
-    request.bytes = {{{bytes}}};
-    request.wire = wire;
-    request.checked_against = registry_.Find("m")->Pin();
-    request.checked = *CheckInputs("m", request.checked_against->signature,
-                                   request.checked_against->config.max_batch_size,
-                                   request.declared);
-    request.arrival = Clock::Real()->Now();
-    return request;
-  }
-  std::future<Answer> Submit(InferRequest request) {
-    auto promise = std::make_shared<std::promise<Answer>>();
-    request.done = [promise](Answer answer) { promise->set_value(std::move(answer)); };
-    batchers_.Find("m")->Submit(std::move(request));
-    return promise->get_future();
-  }
-
-  static std::vector<float> Values(const InferResponse& response) {
-    std::vector<float> values(response.outputs[0].bytes.size() / sizeof(float));
-    std::memcpy(values.data(), response.outputs[0].bytes.data(), values.size() * sizeof(float));
-    return values;
-  }
-
-  Metrics metrics_;
-  Reaper reaper_;
-  Registry registry_;
-  Batchers batchers_{&metrics_, Clock::Real()};
-};
 
 TEST_F(BatcherTest, AnswersARequestWithItsRows) {
   Publish(1, {.scale = 2, .bias = 1});
@@ -76,10 +22,10 @@ TEST_F(BatcherTest, RequestsThatWaitShareABatchAndGetTheirOwnRows) {
   Gate gate;
   std::vector<int64_t> batch_rows;
   Publish(1, {.scale = 10, .on_run = [&](int64_t rows) {
-    batch_rows.push_back(rows);
-    gate.Pass();
-    return absl::OkStatus();
-  }});
+                batch_rows.push_back(rows);
+                gate.Pass();
+                return absl::OkStatus();
+              }});
   gate.Close();
   auto first = Submit(Request(1, 1));
   gate.AwaitHeld();
@@ -102,9 +48,9 @@ TEST_F(BatcherTest, ABatchBegunOnOneVersionEndsOnIt) {
   Gate gate;
   gate.Close();
   Publish(1, {.bias = 1, .on_run = [&](int64_t) {
-    gate.Pass();
-    return absl::OkStatus();
-  }});
+                gate.Pass();
+                return absl::OkStatus();
+              }});
   auto before = Submit(Request(1, 0));
   gate.AwaitHeld();
   Publish(2, {.bias = 2});
@@ -121,9 +67,9 @@ TEST_F(BatcherTest, AFullQueueRefusesAtOnce) {
   Gate gate;
   gate.Close();
   auto version = MakeFakeVersion("m", 1, {.on_run = [&](int64_t) {
-    gate.Pass();
-    return absl::OkStatus();
-  }});
+                                   gate.Pass();
+                                   return absl::OkStatus();
+                                 }});
   version->config.max_queue_size = 2;
   Publish(std::move(version));
   auto running = Submit(Request(1, 0));
@@ -143,10 +89,10 @@ TEST_F(BatcherTest, CancelledAndLateRequestsNeverReachTheNetwork) {
   gate.Close();
   std::atomic<int64_t> rows_run{0};
   Publish(1, {.on_run = [&](int64_t rows) {
-    rows_run += rows;
-    gate.Pass();
-    return absl::OkStatus();
-  }});
+            rows_run += rows;
+            gate.Pass();
+            return absl::OkStatus();
+          }});
   auto running = Submit(Request(1, 0));
   gate.AwaitHeld();
   InferRequest cancelled = Request(10, 0);
@@ -168,8 +114,8 @@ TEST_F(BatcherTest, CancelledAndLateRequestsNeverReachTheNetwork) {
 TEST_F(BatcherTest, AFailedRunFailsItsBatchAloneAndNamesTheVersion) {
   std::atomic<bool> fail{true};
   Publish(1, {.on_run = [&](int64_t) {
-    return fail ? absl::InternalError("the network threw") : absl::OkStatus();
-  }});
+            return fail ? absl::InternalError("the network threw") : absl::OkStatus();
+          }});
   const Answer failed = Submit(Request(1, 0)).get();
   EXPECT_EQ(failed.status().code(), absl::StatusCode::kInternal);
   EXPECT_EQ(failed.status().message(), "m/1: the network threw");
@@ -181,9 +127,9 @@ TEST_F(BatcherTest, ARequestForAVersionThatIsGoneIsNotAnsweredByAnother) {
   Gate gate;
   gate.Close();
   Publish(1, {.on_run = [&](int64_t) {
-    gate.Pass();
-    return absl::OkStatus();
-  }});
+            gate.Pass();
+            return absl::OkStatus();
+          }});
   auto running = Submit(Request(1, 0));
   gate.AwaitHeld();
   InferRequest wants_first = Request(1, 0);
@@ -199,9 +145,9 @@ TEST_F(BatcherTest, ARequestIsCheckedAgainWhereTheSignatureChanged) {
   Gate gate;
   gate.Close();
   Publish(1, {.on_run = [&](int64_t) {
-    gate.Pass();
-    return absl::OkStatus();
-  }});
+            gate.Pass();
+            return absl::OkStatus();
+          }});
   auto running = Submit(Request(1, 0));
   gate.AwaitHeld();
   auto stale = Submit(Request(1, 0));
@@ -212,13 +158,39 @@ TEST_F(BatcherTest, ARequestIsCheckedAgainWhereTheSignatureChanged) {
   EXPECT_TRUE(running.get().ok());
 }
 
+TEST_F(BatcherTest, ARequestWithAWrongTargetFailsAloneBeforeItIsRun) {
+  Gate gate;
+  gate.Close();
+  std::atomic<int64_t> rows_run{0};
+  std::atomic<size_t> targets{0};
+  Publish(1, {.on_run =
+                  [&](int64_t rows) {
+                    rows_run += rows;
+                    gate.Pass();
+                    return absl::OkStatus();
+                  },
+              .on_launch = [&](const BatchInput& batch) { targets += batch.to_device.size(); }});
+  auto running = Submit(Request(1, 0));
+  gate.AwaitHeld();
+  InferRequest right = Request(1, 0), wrong = Request(1, 0);
+  right.output_targets["y"] = {"sim:0", nullptr, 8};
+  wrong.output_targets["nothing"] = {"sim:0", nullptr, 8};
+  auto right_answer = Submit(std::move(right)), wrong_answer = Submit(std::move(wrong));
+  gate.Open();
+  EXPECT_TRUE(running.get().ok());
+  EXPECT_TRUE(right_answer.get().ok());
+  EXPECT_EQ(wrong_answer.get().status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(rows_run, 2);
+  EXPECT_EQ(targets, 1u);
+}
+
 TEST_F(BatcherTest, RemovalAnswersWhatWaitsAndLetsTheBatchEnd) {
   Gate gate;
   gate.Close();
   Publish(1, {.on_run = [&](int64_t) {
-    gate.Pass();
-    return absl::OkStatus();
-  }});
+            gate.Pass();
+            return absl::OkStatus();
+          }});
   auto running = Submit(Request(1, 0));
   gate.AwaitHeld();
   auto waiting = Submit(Request(1, 0));
@@ -249,11 +221,14 @@ TEST_F(BatcherTest, EveryReplicaRunsBatchesOfItsOwn) {
   Gate gate;
   gate.Close();
   std::atomic<int> running{0};
-  Publish(1, {.on_run = [&](int64_t) {
-    ++running;
-    gate.Pass();
-    return absl::OkStatus();
-  }}, 2);
+  Publish(1,
+          {.on_run =
+               [&](int64_t) {
+                 ++running;
+                 gate.Pass();
+                 return absl::OkStatus();
+               }},
+          2);
   auto a = Submit(Request(1, 0));
   gate.AwaitHeld();
   auto b = Submit(Request(1, 0));

@@ -117,6 +117,38 @@ TEST_F(RegistryTest, AFirstModelThatIsUnloadedBeforeItServedIsNotWaitedFor) {
   EXPECT_TRUE(registry_.Ready());
 }
 
+TEST_F(RegistryTest, AModelThatLostItsDevicesMakesTheServerUnreadyForGood) {
+  Recorder recorder;
+  registry_.AddObserver(&recorder);
+  Publish("a", 1);
+  Publish("b", 1);
+  registry_.SetInitialModels({"a", "b"});
+  const auto model = registry_.Find("a");
+  const auto lost = model->Pin();
+  EXPECT_TRUE(registry_.RetireLost(model, *lost, "cuda:0 is lost"));
+  EXPECT_FALSE(registry_.RetireLost(model, *lost, "told twice"));
+  EXPECT_EQ(model->Pin(), nullptr);
+  EXPECT_EQ(model->progress().last_error, "cuda:0 is lost");
+  EXPECT_FALSE(registry_.Ready());
+  EXPECT_EQ(registry_.device_fault(), "model 'a': cuda:0 is lost");
+  Publish("a", 2);
+  EXPECT_EQ(model->Pin()->number, 2);
+  EXPECT_FALSE(registry_.Ready()) << "only a new process has the device again";
+  EXPECT_EQ(recorder.seen, (std::vector<std::string>{"+a", "a/1", "+b", "b/1", "ready", "a/none",
+                                                     "unready", "a/2"}));
+}
+
+TEST_F(RegistryTest, AVersionThatCameMeanwhileIsNotTakenOutForTheOneBefore) {
+  Publish("a", 1);
+  registry_.SetInitialModels({"a"});
+  const auto before = registry_.Find("a")->Pin();
+  Publish("a", 2);
+  EXPECT_FALSE(registry_.RetireLost(registry_.Find("a"), *before, "cuda:0 is lost"));
+  EXPECT_EQ(registry_.Find("a")->Pin()->number, 2);
+  EXPECT_TRUE(registry_.Ready());
+  EXPECT_EQ(registry_.device_fault(), "");
+}
+
 TEST_F(RegistryTest, ShutdownIsForGood) {
   Recorder recorder;
   registry_.AddObserver(&recorder);

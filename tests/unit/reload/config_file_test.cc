@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,10 @@ TEST(ConfigFileTest, EveryFieldArrives) {
       default_queue_policy { max_queue_size: 7 default_timeout_microseconds: 2500 }
     }
     instance_group [ { count: 2 kind: KIND_GPU gpus: [ 0, 3 ] } ]
+    optimization { cuda { graphs: false } }
+    precision: BF16
+    channels_last: true
+    device_memory_cap_bytes: 5000000000
     weights: "best.pth"
     strict: false
     architecture { name: "mlp" parameters { key: "activation" value: "gelu" } }
@@ -46,7 +51,11 @@ TEST(ConfigFileTest, EveryFieldArrives) {
   expected.outputs = {{"scores", DType::kBFloat16, {10}}};
   expected.max_queue_size = 7;
   expected.default_timeout = std::chrono::microseconds(2500);
-  expected.instances = {2, {"cuda:0", "cuda:3"}};
+  expected.instances = {{2, InstanceGroup::Kind::kGpu, {0, 3}}};
+  expected.execution.precision = Precision::kBf16;
+  expected.execution.channels_last = true;
+  expected.execution.graphs = false;
+  expected.device_memory_cap_bytes = 5'000'000'000;
   expected.weights_file = "best.pth";
   expected.strict = false;
   expected.architecture = "mlp";
@@ -54,12 +63,52 @@ TEST(ConfigFileTest, EveryFieldArrives) {
   EXPECT_EQ(config, expected);
 }
 
-TEST(ConfigFileTest, KindsOfInstancesBecomeDevices) {
-  EXPECT_THAT(Parse("instance_group { kind: KIND_CPU }").instances.devices, ElementsAre("cpu"));
-  EXPECT_THAT(Parse("instance_group { kind: KIND_GPU }").instances.devices, ElementsAre("cuda"));
-  EXPECT_THAT(Parse("instance_group { gpus: 1 }").instances.devices, ElementsAre("cuda:1"));
-  EXPECT_THAT(Parse("instance_group { count: 4 }").instances.devices, ElementsAre());
-  EXPECT_EQ(Parse("instance_group { count: 4 }").instances.count, 4);
+TEST(ConfigFileTest, InstanceGroupsAreKeptAsTheyAreGiven) {
+  using Kind = InstanceGroup::Kind;
+  EXPECT_THAT(Parse("instance_group { count: 4 }").instances,
+              ElementsAre(InstanceGroup{4, Kind::kAuto, {}}));
+  EXPECT_THAT(Parse("instance_group { gpus: 1 }").instances,
+              ElementsAre(InstanceGroup{1, Kind::kAuto, {1}}));
+  EXPECT_THAT(
+      Parse("instance_group [ { kind: KIND_GPU gpus: [0, 2] }, { kind: KIND_CPU count: 3 } ]")
+          .instances,
+      ElementsAre(InstanceGroup{1, Kind::kGpu, {0, 2}}, InstanceGroup{3, Kind::kCpu, {}}));
+}
+
+TEST(ConfigFileTest, EveryPrecisionHasAName) {
+  EXPECT_EQ(Parse("precision: FP32").execution.precision, Precision::kFp32);
+  EXPECT_EQ(Parse("precision: TF32").execution.precision, Precision::kTf32);
+  EXPECT_EQ(Parse("precision: FP16").execution.precision, Precision::kFp16);
+  EXPECT_EQ(Parse("precision: BF16").execution.precision, Precision::kBf16);
+}
+
+TEST(ConfigFileTest, NormalisationIsKeptByInput) {
+  const ModelConfig config = Parse(R"(
+    input { name: "mask" data_type: TYPE_FP32 dims: 4 }
+    input {
+      name: "image" data_type: TYPE_UINT8 dims: [ -1, 224, 2 ]
+      normalize { layout: NHWC scale: [ 0.5, 0.25 ] bias: [ -1, 2 ] }
+    }
+  )");
+  EXPECT_THAT(
+      config.execution.normalise,
+      ElementsAre(std::nullopt, Normalisation{ImageLayout::kNhwc, {0.5f, 0.25f}, {-1.0f, 2.0f}}));
+  const ModelConfig planes = Parse(
+      "input { name: \"x\" data_type: TYPE_UINT8 dims: [1, 8, 8] normalize { scale: 2 bias: 0 } }");
+  EXPECT_THAT(planes.execution.normalise,
+              ElementsAre(Normalisation{ImageLayout::kNchw, {2.0f}, {0.0f}}));
+}
+
+std::string Repeat(const std::string& text, int times) {
+  std::string repeated;
+  for (int i = 0; i < times; ++i) repeated += text;
+  return repeated;
+}
+
+// An input with a `normalize` on the second line.
+std::string Pixels(const std::string& type, const std::string& dims, const std::string& normalize) {
+  return "input { name: \"x\" data_type: " + type + " dims: " + dims + "\nnormalize { " +
+         normalize + " } }";
 }
 
 struct Mistake {
@@ -110,7 +159,34 @@ TEST(ConfigFileTest, MistakesAreToldWithLineAndColumn) {
       {"instance_group { kind: KIND_CPU gpus: 1 }", "config.pbtxt:1:33: ", "KIND_CPU"},
       {"instance_group { gpus: -1 }", "config.pbtxt:1:18: ", "got -1"},
       {"instance_group { gpus: [1, 1] }", "config.pbtxt:1:18: ", "twice"},
-      {"instance_group {}\ninstance_group {}", "config.pbtxt:2:1: ", "expected one, got 2"},
+      {Repeat("instance_group {}\n", 17), "config.pbtxt:17:1: ", "expected at most 16, got 17"},
+      {"instance_group {}\ninstance_group {\n count: 65 }", "config.pbtxt:3:2: ", "got 65"},
+      {"precision: FP8", "config.pbtxt:1:15: ", "FP8"},
+      {"optimization { cuda { graphs: false busy_wait_events: true } }",
+       "config.pbtxt:1:53: ", "busy_wait_events"},
+      {"device_memory_cap_bytes: 0", "config.pbtxt:1:1: ", "expected 1 to"},
+      {"device_memory_cap_bytes: 9999999999999999999", "config.pbtxt:1:1: ", "got 9999"},
+      {"device_memory_cap_bytes: -1", "config.pbtxt:1:26: ", ""},
+      {Pixels("TYPE_FP32", "[3, 8, 8]", "scale: [1, 1, 1] bias: [0, 0, 0]"),
+       "config.pbtxt:2:1: ", "expected data_type TYPE_UINT8, got TYPE_FP32"},
+      {Pixels("TYPE_UINT8", "[3, 8]", "scale: [1, 1, 1] bias: [0, 0, 0]"),
+       "config.pbtxt:2:1: ", "expected dims of an image, such as [3, 224, 224], got 2"},
+      {Pixels("TYPE_UINT8", "[3, 8, 8]", ""), "config.pbtxt:2:1: ", "expected a scale, got none"},
+      {Pixels("TYPE_UINT8", "[3, 8, 8]", "scale: [1, 1, 1] bias: [0, 0]"),
+       "config.pbtxt:2:1: ", "got 2 and 3"},
+      {Pixels("TYPE_UINT8", "[3, 8, 8]", "layout: NHWC scale: [1, 1, 1] bias: [0, 0, 0]"),
+       "config.pbtxt:2:1: ", "got 3 for 8"},
+      {Pixels("TYPE_UINT8", "[-1, 8, 8]", "scale: [1] bias: [0]"),
+       "config.pbtxt:2:1: ", "got 1 for -1"},
+      {Pixels("TYPE_UINT8", "[3, 8, 8]", "\n scale: [1, inf, 1] bias: [0, 0, 0]"),
+       "config.pbtxt:3:2: ", "expected a finite number, got inf"},
+      {Pixels("TYPE_UINT8", "[1, 8, 8]", "\n scale: 1\n bias: nan"),
+       "config.pbtxt:4:2: ", "expected a finite number, got nan"},
+      {Pixels("TYPE_UINT8", "[1, 8, 8]", "layout: CHW scale: 1 bias: 0"),
+       "config.pbtxt:2:25: ", "CHW"},
+      {"output { name: \"x\" data_type: TYPE_UINT8 dims: [1, 8, 8]\n normalize { scale: 1 bias: 0 "
+       "} }",
+       "config.pbtxt:2:2: ", "expected none on an output"},
       {"dynamic_batching { max_queue_delay_microseconds: 5 }",
        "config.pbtxt:1:48: ", "max_queue_delay_microseconds"},
       {"dynamic_batching {\n default_queue_policy { max_queue_size: 0 } }",

@@ -127,6 +127,79 @@ TEST(EncodeTest, LargeOutputsAreNotCopiedAndOutliveTheResponse) {
   EXPECT_TRUE(memory.expired());
 }
 
+TEST(EncodeTest, MemoryIsGivenBackOnlyAfterEveryCopyOfTheAnswerIsGone) {
+  // As a pinned buffer of a replica: whoever drops it last gives it back to its ring.
+  int given_back = 0;
+  std::vector<float> memory(10000, 1.5f);
+  const std::shared_ptr<void> batch(memory.data(), [&](void*) { ++given_back; });
+  const auto bytes = absl::MakeSpan(reinterpret_cast<std::byte*>(memory.data()), 40000);
+  auto version = Version({{"y", DType::kFloat32, {5000}}});
+  // Two requests of one batch.
+  InferResponse first{version, {{DType::kFloat32, {1, 5000}, bytes.subspan(0, 20000), batch}}};
+  InferResponse second{version, {{DType::kFloat32, {1, 5000}, bytes.subspan(20000), batch}}};
+  const long before = batch.use_count();
+  {
+    auto one = EncodeInfer(first, {});
+    auto two = EncodeInfer(second, {});
+    ASSERT_TRUE(one.ok() && two.ok());
+    EXPECT_EQ(batch.use_count(), before + 2);
+    first.outputs.clear();
+    second.outputs.clear();
+    // What gRPC keeps while it writes.
+    grpc::ByteBuffer writing(*one);
+    one->Clear();
+    EXPECT_EQ(batch.use_count(), 3);
+    writing.Clear();
+    EXPECT_EQ(batch.use_count(), 2);
+  }
+  EXPECT_EQ(batch.use_count(), 1);
+  EXPECT_EQ(given_back, 0);
+}
+
+TEST(EncodeTest, OutputsInRegionsAreDescribedAndNotSent) {
+  const InferResponse response{
+      Version(
+          {{"a", DType::kFloat32, {2}}, {"b", DType::kFloat32, {2}}, {"c", DType::kInt32, {1}}}),
+      {Tensor<float>(DType::kFloat32, {1, 2}, {1, 2}),
+       Tensor<float>(DType::kFloat32, {1, 2}, {3, 4}),
+       Tensor<int32_t>(DType::kInt32, {1, 1}, {5})}};
+  AnswerFormat format{.id = "", .outputs = {"a", "b", "c"}};
+  format.places = {{"a", {"r", 0, 64}}, {"b", {"s", 32, 8}}};
+  auto parsed = Parsed(EncodeInfer(response, format));
+  ASSERT_EQ(parsed.outputs_size(), 3);
+  EXPECT_EQ(parsed.outputs(0).name(), "a");
+  EXPECT_EQ(parsed.outputs(0).datatype(), "FP32");
+  EXPECT_EQ(parsed.outputs(0).shape(1), 2);
+  EXPECT_EQ(parsed.outputs(0).parameters().at("shared_memory_region").string_param(), "r");
+  EXPECT_EQ(parsed.outputs(0).parameters().at("shared_memory_byte_size").int64_param(), 8);
+  EXPECT_EQ(parsed.outputs(0).parameters().count("shared_memory_offset"), 0u);
+  EXPECT_EQ(parsed.outputs(1).parameters().at("shared_memory_region").string_param(), "s");
+  EXPECT_EQ(parsed.outputs(1).parameters().at("shared_memory_offset").int64_param(), 32);
+  EXPECT_TRUE(parsed.outputs(2).parameters().empty());
+  // Stock clients find an output's bytes by its position.
+  ASSERT_EQ(parsed.raw_output_contents_size(), 3);
+  EXPECT_EQ(parsed.raw_output_contents(0), "");
+  EXPECT_EQ(parsed.raw_output_contents(1), "");
+  EXPECT_EQ(parsed.raw_output_contents(2).size(), 4u);
+
+  format.raw = false;
+  parsed = Parsed(EncodeInfer(response, format));
+  EXPECT_EQ(parsed.raw_output_contents_size(), 0);
+  EXPECT_FALSE(parsed.outputs(0).has_contents());
+  EXPECT_EQ(parsed.outputs(2).contents().int_contents(0), 5);
+}
+
+TEST(EncodeTest, HalfPrecisionInARegionLeavesTheOthersTyped) {
+  const InferResponse response{Version({{"h", DType::kFloat16, {1}}, {"f", DType::kFloat32, {1}}}),
+                               {Tensor<uint16_t>(DType::kFloat16, {1, 1}, {0x3c00}),
+                                Tensor<float>(DType::kFloat32, {1, 1}, {1})}};
+  AnswerFormat format{.id = "", .outputs = {}, .raw = false};
+  format.places = {{"h", {"r", 0, 2}}};
+  const auto parsed = Parsed(EncodeInfer(response, format));
+  EXPECT_EQ(parsed.raw_output_contents_size(), 0);
+  EXPECT_EQ(parsed.outputs(1).contents().fp32_contents(0), 1);
+}
+
 TEST(EncodeTest, TypedContentsGoInTheFieldOfTheirDatatype) {
   const InferResponse response{
       Version({{"b", DType::kBool, {1}},

@@ -7,6 +7,7 @@
 #include <grpcpp/security/credentials.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -20,6 +21,7 @@
 #include "absl/strings/str_cat.h"
 #include "proto/open_inference.grpc.pb.h"
 #include "tests/support/fake_replica.h"
+#include "tests/unit/rpc/fake_regions.h"
 
 namespace sconce {
 namespace {
@@ -102,6 +104,32 @@ class RawCall {
   grpc::GenericStub stub_;
   std::unique_ptr<grpc::GenericClientAsyncReaderWriter> call_;
   bool finished_ = false;
+};
+
+// Counts the batches whose outputs somebody holds.
+class CountedReplica final : public FakeReplica {
+ public:
+  explicit CountedReplica(std::atomic<int>* held) : FakeReplica({2, 0}), held_(held) {}
+
+  absl::StatusOr<std::unique_ptr<RunningBatch>> Launch(BatchInput batch) override {
+    auto running = FakeReplica::Launch(std::move(batch));
+    auto outputs = (*running)->Finish();
+    for (HostTensor& output : *outputs) {
+      ++*held_;
+      output.owner = std::shared_ptr<void>(
+          output.bytes.data(), [held = held_, memory = output.owner](void*) { --*held; });
+    }
+    return std::make_unique<Computed>(*std::move(outputs));
+  }
+
+ private:
+  struct Computed final : RunningBatch {
+    explicit Computed(std::vector<HostTensor> computed) : outputs(std::move(computed)) {}
+    absl::StatusOr<std::vector<HostTensor>> Finish() override { return std::move(outputs); }
+    std::vector<HostTensor> outputs;
+  };
+
+  std::atomic<int>* const held_;
 };
 
 class GrpcServerTest : public testing::Test {
@@ -206,7 +234,9 @@ class GrpcServerTest : public testing::Test {
   FakeControl control_;
   Gate gate_;
   std::atomic<int> runs_{0};
-  GrpcServer::Parts parts_{&registry_, &batchers_, &control_, &metrics_, Clock::Real()};
+  FakeRegions fake_regions_;
+  SharedMemoryRegions regions_{fake_regions_.Opener()};
+  GrpcServer::Parts parts_{&registry_, &batchers_, &control_, &regions_, &metrics_, Clock::Real()};
   std::unique_ptr<GrpcServer> server_ = std::make_unique<GrpcServer>(
       GrpcServer::Options{.address = {"127.0.0.1", 0}, .max_request_bytes = 1 << 20, .threads = 2},
       parts_, "1.2.3");
@@ -256,6 +286,26 @@ TEST_F(GrpcServerTest, LargeTensorsGoThroughUnchanged) {
   const grpc::Status status = Infer(request, &response);
   ASSERT_TRUE(status.ok()) << status.error_message();
   EXPECT_EQ(Values(response), values);
+}
+
+TEST_F(GrpcServerTest, TheMemoryOfAnAnswerComesBackOnceItIsWritten) {
+  Start();
+  std::atomic<int> held{0};
+  auto version = MakeFakeVersion("m", 1, {}, {50000});
+  version->replicas.clear();
+  version->replicas.push_back(std::make_unique<CountedReplica>(&held));
+  registry_.Publish(registry_.Add("m"), std::move(version));
+  ModelInferRequest request = Request("m", std::vector<float>(50000, 3));
+  request.mutable_inputs(0)->set_shape(0, 1);
+  request.mutable_inputs(0)->set_shape(1, 50000);
+  for (int i = 0; i < 3; ++i) {
+    ModelInferResponse response;
+    ASSERT_TRUE(Infer(request, &response).ok());
+    EXPECT_EQ(Values(response)[49999], 6);
+    const auto deadline = std::chrono::steady_clock::now() + 20s;
+    while (held > 0 && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+    EXPECT_EQ(held, 0);
+  }
 }
 
 TEST_F(GrpcServerTest, RefusalsNameWhatIsWrong) {
@@ -472,6 +522,107 @@ TEST_F(GrpcServerTest, LoadsAndUnloadsThroughTheControl) {
   inference::RepositoryModelUnloadResponse unloaded;
   EXPECT_TRUE(Call(&Stub::RepositoryModelUnload, unload, &unloaded).ok());
   EXPECT_EQ(control_.unloaded, "m");
+}
+
+TEST_F(GrpcServerTest, RegionsAreRegisteredListedAndUnregistered) {
+  Start();
+  using Stub = inference::GRPCInferenceService::Stub;
+  inference::ServerMetadataResponse server;
+  ASSERT_TRUE(Call(&Stub::ServerMetadata, {}, &server).ok());
+  EXPECT_EQ(
+      std::count(server.extensions().begin(), server.extensions().end(), "cuda_shared_memory"), 1);
+
+  // As stock clients begin.
+  inference::SystemSharedMemoryUnregisterResponse system_unregistered;
+  EXPECT_TRUE(Call(&Stub::SystemSharedMemoryUnregister, {}, &system_unregistered).ok());
+  inference::CudaSharedMemoryUnregisterRequest unregister;
+  inference::CudaSharedMemoryUnregisterResponse unregistered;
+  EXPECT_TRUE(Call(&Stub::CudaSharedMemoryUnregister, unregister, &unregistered).ok());
+
+  inference::CudaSharedMemoryRegisterRequest request;
+  inference::CudaSharedMemoryRegisterResponse registered;
+  request.set_name("a");
+  request.set_raw_handle(FakeRegions::Handle());
+  request.set_byte_size(64);
+  EXPECT_TRUE(Call(&Stub::CudaSharedMemoryRegister, request, &registered).ok());
+  EXPECT_EQ(Call(&Stub::CudaSharedMemoryRegister, request, &registered).error_code(),
+            grpc::ALREADY_EXISTS);
+  request.set_name("b");
+  EXPECT_TRUE(Call(&Stub::CudaSharedMemoryRegister, request, &registered).ok());
+  request.set_name("c");
+  request.set_device_id(-1);
+  EXPECT_EQ(Call(&Stub::CudaSharedMemoryRegister, request, &registered).error_code(),
+            grpc::INVALID_ARGUMENT);
+
+  inference::CudaSharedMemoryStatusRequest status_request;
+  inference::CudaSharedMemoryStatusResponse status;
+  ASSERT_TRUE(Call(&Stub::CudaSharedMemoryStatus, status_request, &status).ok());
+  ASSERT_EQ(status.regions_size(), 2);
+  EXPECT_EQ(status.regions().at("a").name(), "a");
+  EXPECT_EQ(status.regions().at("a").byte_size(), 64u);
+  EXPECT_EQ(status.regions().at("a").device_id(), 0u);
+  unregister.set_name("a");
+  EXPECT_TRUE(Call(&Stub::CudaSharedMemoryUnregister, unregister, &unregistered).ok());
+  status_request.set_name("a");
+  EXPECT_EQ(Call(&Stub::CudaSharedMemoryStatus, status_request, &status).error_code(),
+            grpc::NOT_FOUND);
+  unregister.clear_name();
+  EXPECT_TRUE(Call(&Stub::CudaSharedMemoryUnregister, unregister, &unregistered).ok());
+  status_request.clear_name();
+  ASSERT_TRUE(Call(&Stub::CudaSharedMemoryStatus, status_request, &status).ok());
+  EXPECT_EQ(status.regions_size(), 0);
+  EXPECT_EQ(fake_regions_.open, 0);
+}
+
+TEST_F(GrpcServerTest, ARegionReachesTheReplicaAndStaysOpenUntilTheAnswer) {
+  Start();
+  std::vector<BatchInput> batches;
+  const auto model = registry_.Add("m");
+  registry_.Publish(
+      model, MakeFakeVersion("m", 1,
+                             {.on_run =
+                                  [this](int64_t) {
+                                    gate_.Pass();
+                                    return absl::OkStatus();
+                                  },
+                              .on_launch =
+                                  [&](const BatchInput& batch) {
+                                    batches.push_back({{}, batch.from_device, batch.to_device});
+                                  }}));
+  ASSERT_TRUE(regions_.Register("r", FakeRegions::Handle(), 0, 64).ok());
+  ModelInferRequest request = Request("m");
+  request.clear_raw_input_contents();
+  auto& input = *request.mutable_inputs(0)->mutable_parameters();
+  input["shared_memory_region"].set_string_param("r");
+  input["shared_memory_byte_size"].set_int64_param(8);
+  request.add_outputs()->set_name("y");
+  auto& output = *request.mutable_outputs(0)->mutable_parameters();
+  output["shared_memory_region"].set_string_param("r");
+  output["shared_memory_byte_size"].set_int64_param(8);
+  output["shared_memory_offset"].set_int64_param(32);
+  gate_.Close();
+  ModelInferResponse response;
+  auto answer = std::async(std::launch::async, [&] { return Infer(request, &response); });
+  gate_.AwaitHeld();
+  ASSERT_EQ(batches.size(), 1u);
+  ASSERT_EQ(batches[0].from_device.size(), 1u);
+  EXPECT_EQ(batches[0].from_device[0].source.address.get(), fake_regions_.last_address);
+  EXPECT_EQ(batches[0].from_device[0].source.size_bytes, 8);
+  ASSERT_EQ(batches[0].to_device.size(), 1u);
+  EXPECT_EQ(batches[0].to_device[0].target.address.get(), fake_regions_.last_address + 32);
+  batches.clear();
+  regions_.UnregisterAll();
+  EXPECT_EQ(fake_regions_.open, 1);
+  gate_.Open();
+  const grpc::Status status = answer.get();
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.outputs(0).parameters().at("shared_memory_offset").int64_param(), 32);
+  EXPECT_EQ(response.raw_output_contents(0), "");
+  const auto deadline = std::chrono::steady_clock::now() + 20s;
+  while (fake_regions_.open > 0 && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(fake_regions_.open, 0);
 }
 
 TEST_F(GrpcServerTest, AnswersStayTrueToTheirVersionWhileVersionsChange) {

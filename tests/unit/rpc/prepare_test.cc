@@ -1,12 +1,16 @@
 #include "server/rpc/prepare.h"
 
+#include <google/protobuf/stubs/logging.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <limits>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "tests/support/fake_replica.h"
+#include "tests/unit/rpc/fake_regions.h"
 #include "tests/unit/rpc/wire_pieces.h"
 
 namespace sconce {
@@ -42,7 +46,7 @@ class PrepareTest : public testing::Test {
     auto wire = std::make_shared<WirePieces>(request_.SerializeAsString());
     auto decoded = DecodeInfer(wire->pieces());
     if (!decoded.ok()) return decoded.status();
-    return PrepareInfer(*std::move(decoded), wire, version_, arrival_, deadline_);
+    return PrepareInfer(*std::move(decoded), wire, version_, regions_, arrival_, deadline_);
   }
 
   std::string Refused(absl::StatusCode code = absl::StatusCode::kInvalidArgument) {
@@ -63,6 +67,17 @@ class PrepareTest : public testing::Test {
     return (*request_.mutable_parameters())[name];
   }
 
+  // Puts a tensor of the request into a region, as tritonclient does.
+  template <typename Tensor>
+  static void Place(Tensor* tensor, const std::string& region, int64_t size, int64_t offset = 0) {
+    auto& parameters = *tensor->mutable_parameters();
+    parameters["shared_memory_region"].set_string_param(region);
+    parameters["shared_memory_byte_size"].set_int64_param(size);
+    if (offset != 0) parameters["shared_memory_offset"].set_int64_param(offset);
+  }
+
+  FakeRegions fake_;
+  SharedMemoryRegions regions_{fake_.Opener()};
   inference::ModelInferRequest request_;
   std::shared_ptr<ModelVersion> version_;
   TimePoint arrival_{1h};
@@ -205,15 +220,249 @@ TEST_F(PrepareTest, ParametersOfTheWrongTypeAreRefused) {
   Refused();
 }
 
-TEST_F(PrepareTest, SharedMemoryAndClassificationAreNotSupported) {
-  auto& parameters = *request_.mutable_inputs(0)->mutable_parameters();
-  parameters["shared_memory_region"].set_string_param("r");
-  EXPECT_NE(Refused(absl::StatusCode::kUnimplemented).find("shared memory"), std::string::npos);
-  parameters.clear();
+TEST_F(PrepareTest, ClassificationIsNotSupported) {
   auto* output = request_.add_outputs();
   output->set_name("y");
   (*output->mutable_parameters())["classification"].set_int64_param(3);
   EXPECT_NE(Refused(absl::StatusCode::kUnimplemented).find("classification"), std::string::npos);
+}
+
+// The version's output y is FP32[-1,2]; requests have 2 rows: 16 bytes of image, 2 of label.
+class PlacedTest : public PrepareTest {
+ protected:
+  PlacedTest() {
+    EXPECT_TRUE(regions_.Register("r", FakeRegions::Handle(), 0, 100).ok());
+    request_.clear_raw_input_contents();
+  }
+  auto* label() { return request_.mutable_inputs(0); }
+  auto* image() { return request_.mutable_inputs(1); }
+  auto* output() {
+    if (request_.outputs_size() == 0) request_.add_outputs()->set_name("y");
+    return request_.mutable_outputs(0);
+  }
+  auto& ImageParameter(const char* name) { return (*image()->mutable_parameters())[name]; }
+};
+
+TEST_F(PlacedTest, InputsInARegionAreTakenWhereTheyLie) {
+  Place(label(), "r", 2, 98);
+  Place(image(), "r", 16);
+  const auto prepared = Prepare();
+  ASSERT_TRUE(prepared.ok()) << prepared.status();
+  const auto& bytes = prepared->request.bytes;
+  ASSERT_EQ(bytes.size(), 2u);
+  ASSERT_TRUE(bytes[0].device && bytes[1].device);
+  EXPECT_TRUE(bytes[0].pieces.empty() && bytes[1].pieces.empty());
+  EXPECT_EQ(bytes[0].device->device, "fake:0");
+  EXPECT_EQ(bytes[0].device->address.get(), fake_.last_address + 98);
+  EXPECT_EQ(bytes[0].device->size_bytes, 2);
+  EXPECT_EQ(bytes[1].device->address.get(), fake_.last_address);
+  EXPECT_EQ(bytes[1].device->size_bytes, 16);
+  EXPECT_TRUE(prepared->format.raw);
+  EXPECT_TRUE(prepared->format.places.empty());
+}
+
+TEST_F(PlacedTest, RawContentsGoToTheInputsThatAreInNoRegion) {
+  Place(label(), "r", 2);
+  request_.add_raw_input_contents(std::string(16, 'x'));
+  auto prepared = Prepare();
+  ASSERT_TRUE(prepared.ok()) << prepared.status();
+  EXPECT_TRUE(prepared->request.bytes[0].device.has_value());
+  EXPECT_EQ(Joined(prepared->request.bytes[1]), std::string(16, 'x'));
+  EXPECT_FALSE(prepared->request.bytes[1].device.has_value());
+  EXPECT_NE(prepared->request.wire, nullptr);
+
+  label()->clear_parameters();
+  Place(image(), "r", 16);
+  request_.set_raw_input_contents(0, "ab");
+  prepared = Prepare();
+  ASSERT_TRUE(prepared.ok()) << prepared.status();
+  EXPECT_EQ(Joined(prepared->request.bytes[0]), "ab");
+  EXPECT_TRUE(prepared->request.bytes[1].device.has_value());
+  EXPECT_TRUE(prepared->format.raw);
+
+  request_.add_raw_input_contents("cd");
+  EXPECT_EQ(Refused(),
+            "net/7: expected raw_input_contents for each of 1 inputs that are not in shared "
+            "memory, got 2");
+  request_.clear_raw_input_contents();
+  EXPECT_NE(Refused().find("input 'label' has no data"), std::string::npos);
+}
+
+TEST_F(PlacedTest, TypedContentsGoBesideARegionToo) {
+  Place(image(), "r", 16);
+  for (const int v : {1, -2}) label()->mutable_contents()->add_int_contents(v);
+  const auto prepared = Prepare();
+  ASSERT_TRUE(prepared.ok()) << prepared.status();
+  EXPECT_EQ(Joined(prepared->request.bytes[0]), BytesOf<int8_t>({1, -2}));
+  EXPECT_TRUE(prepared->request.bytes[1].device.has_value());
+  EXPECT_FALSE(prepared->format.raw);
+}
+
+TEST_F(PlacedTest, ContentsBesideTheInputsOwnRegionAreRefused) {
+  Place(label(), "r", 2);
+  Place(image(), "r", 16);
+  image()->mutable_contents();
+  EXPECT_EQ(Refused(),
+            "net/7: input 'image' has contents beside shared memory region 'r'; expected one or "
+            "the other");
+}
+
+TEST_F(PlacedTest, TheSizeMustBeThatOfTheInput) {
+  Place(label(), "r", 2);
+  for (const int64_t size :
+       {int64_t{0}, int64_t{15}, int64_t{17}, std::numeric_limits<int64_t>::max()}) {
+    Place(image(), "r", size);
+    EXPECT_EQ(Refused(), absl::StrCat("net/7: input 'image' expects 16 bytes for FP32[2,2], got ",
+                                      size, " in shared memory region 'r'"));
+  }
+}
+
+TEST_F(PlacedTest, PlacesOutsideOfTheRegionAreRefused) {
+  Place(label(), "r", 2);
+  for (const int64_t offset : {int64_t{85}, int64_t{100}, std::numeric_limits<int64_t>::max()}) {
+    Place(image(), "r", 16, offset);
+    EXPECT_EQ(Refused(), absl::StrCat("net/7: input 'image': shared memory region 'r' has 100 "
+                                      "bytes, got 16 from offset ",
+                                      offset));
+  }
+}
+
+TEST_F(PlacedTest, RegionsThatAreNotThereAreNamed) {
+  Place(label(), "r", 2);
+  Place(image(), "no\nne", 16);
+  EXPECT_EQ(Refused(absl::StatusCode::kNotFound),
+            "net/7: input 'image': there is no shared memory region 'no\\nne'");
+  Place(image(), "r", 16);
+  Place(output(), "none", 16);
+  EXPECT_EQ(Refused(absl::StatusCode::kNotFound),
+            "net/7: output 'y': there is no shared memory region 'none'");
+}
+
+TEST_F(PlacedTest, ParametersOfTheWrongKindAreRefused) {
+  Place(label(), "r", 2);
+  Place(image(), "r", 16);
+  ASSERT_TRUE(Prepare().ok());
+  ImageParameter("shared_memory_byte_size").set_uint64_param(16);
+  ASSERT_TRUE(Prepare().ok());
+  ImageParameter("shared_memory_byte_size").set_int64_param(-16);
+  EXPECT_EQ(Refused(),
+            "net/7: input 'image': parameter 'shared_memory_byte_size' expects a number of bytes, "
+            "got -16");
+  ImageParameter("shared_memory_byte_size").set_uint64_param(uint64_t{1} << 63);
+  EXPECT_NE(Refused().find("got 9223372036854775808"), std::string::npos);
+  ImageParameter("shared_memory_byte_size").set_string_param("16");
+  EXPECT_NE(Refused().find("got something else"), std::string::npos);
+  ImageParameter("shared_memory_byte_size").set_int64_param(16);
+  ImageParameter("shared_memory_offset").set_int64_param(-1);
+  EXPECT_EQ(Refused(),
+            "net/7: input 'image': parameter 'shared_memory_offset' expects a number of bytes, got "
+            "-1");
+  ImageParameter("shared_memory_offset").set_int64_param(0);
+  ASSERT_TRUE(Prepare().ok());
+  ImageParameter("shared_memory_region").set_int64_param(1);
+  EXPECT_NE(Refused().find("'shared_memory_region' expects a name"), std::string::npos);
+}
+
+TEST_F(PlacedTest, APlaceWithoutRegionOrSizeIsRefused) {
+  Place(label(), "r", 2);
+  Place(image(), "r", 16, 4);
+  image()->mutable_parameters()->erase("shared_memory_region");
+  EXPECT_NE(Refused().find("expected shared_memory_region beside"), std::string::npos);
+  image()->clear_parameters();
+  ImageParameter("shared_memory_region").set_string_param("r");
+  EXPECT_EQ(Refused(),
+            "net/7: input 'image': expected shared_memory_byte_size beside shared_memory_region "
+            "'r'");
+  image()->clear_parameters();
+  ImageParameter("shared_memory_key").set_string_param("r");
+  EXPECT_NE(Refused().find("unknown reserved parameter 'shared_memory_key'"), std::string::npos);
+}
+
+TEST_F(PlacedTest, DatatypesThatAreNotTheInputsAreRefusedAsElsewhere) {
+  Place(label(), "r", 2);
+  Place(image(), "r", 16);
+  image()->set_datatype("BYTES");
+  EXPECT_EQ(Refused(), "net/7: input 'image' expects FP32[-1,2], got BYTES[2,2]");
+}
+
+TEST_F(PlacedTest, OutputsGoToTheirRegion) {
+  Place(label(), "r", 2);
+  Place(image(), "r", 16);
+  Place(output(), "r", 16, 32);
+  const auto prepared = Prepare();
+  ASSERT_TRUE(prepared.ok()) << prepared.status();
+  const DeviceBytes& target = prepared->request.output_targets.at("y");
+  EXPECT_EQ(target.address.get(), fake_.last_address + 32);
+  EXPECT_EQ(target.size_bytes, 16);
+  EXPECT_EQ(prepared->format.places.at("y"), (RegionPlace{"r", 32, 16}));
+  EXPECT_EQ(prepared->format.outputs, std::vector<std::string>{"y"});
+}
+
+TEST_F(PlacedTest, OutputsMayHaveMoreRoomThanTheyNeedAndNotLess) {
+  Place(label(), "r", 2);
+  Place(image(), "r", 16);
+  Place(output(), "r", 100);
+  const auto prepared = Prepare();
+  ASSERT_TRUE(prepared.ok()) << prepared.status();
+  EXPECT_EQ(prepared->request.output_targets.at("y").size_bytes, 16);
+  Place(output(), "r", 15);
+  EXPECT_EQ(Refused(),
+            "net/7: output 'y' of 2 rows takes 16 bytes, got 15 in shared memory region 'r'");
+  Place(output(), "r", 101);
+  EXPECT_EQ(Refused(),
+            "net/7: output 'y': shared memory region 'r' has 100 bytes, got 101 from offset 0");
+}
+
+TEST_F(PlacedTest, ARegionInUseByARequestOutlivesItsName) {
+  Place(label(), "r", 2);
+  Place(image(), "r", 16);
+  Place(output(), "r", 16);
+  {
+    const auto prepared = Prepare();
+    ASSERT_TRUE(prepared.ok()) << prepared.status();
+    regions_.UnregisterAll();
+    EXPECT_EQ(fake_.open, 1);
+  }
+  EXPECT_EQ(fake_.open, 0);
+}
+
+TEST_F(PlacedTest, EveryTruncationAndChangedByteIsPreparedOrRefusedAndNothingElse) {
+  const google::protobuf::LogSilencer silencer;
+  Place(label(), "r", 2, 98);
+  Place(image(), "r", 16, 3);
+  Place(output(), "r", 16, 50);
+  const std::string message = request_.SerializeAsString();
+  int prepared_well = 0, refused = 0;
+  const auto run = [&](std::string_view wire) {
+    const WirePieces pieces(wire, {wire.size() / 2});
+    auto decoded = DecodeInfer(pieces.pieces());
+    if (!decoded.ok()) return;
+    const auto prepared =
+        PrepareInfer(*std::move(decoded), nullptr, version_, regions_, arrival_, TimePoint::max());
+    ++(prepared.ok() ? prepared_well : refused);
+    if (!prepared.ok()) return;
+    for (const InputBytes& bytes : prepared->request.bytes) {
+      if (!bytes.device) continue;
+      const auto* at = static_cast<std::byte*>(bytes.device->address.get());
+      EXPECT_GE(at, fake_.last_address);
+      EXPECT_LE(at + bytes.device->size_bytes, fake_.last_address + 100);
+    }
+    for (const auto& [name, target] : prepared->request.output_targets) {
+      const auto* at = static_cast<std::byte*>(target.address.get());
+      EXPECT_GE(at, fake_.last_address);
+      EXPECT_LE(at + target.size_bytes, fake_.last_address + 100);
+    }
+  };
+  for (size_t size = 0; size <= message.size(); ++size) run({message.data(), size});
+  for (size_t at = 0; at < message.size(); ++at) {
+    for (const int change : {0x01, 0x02, 0x04, 0x10, 0x7f, 0x80, 0xff}) {
+      std::string changed = message;
+      changed[at] = static_cast<char>(changed[at] ^ change);
+      run(changed);
+    }
+  }
+  EXPECT_GT(prepared_well, 10);
+  EXPECT_GT(refused, 100);
 }
 
 }  // namespace

@@ -1,0 +1,39 @@
+// Which executor takes the next batch, where a model has several, on one device or more: a pure
+// function of what each has under way.
+
+#ifndef SCONCE_SERVER_BATCHING_DISPATCH_POLICY_H_
+#define SCONCE_SERVER_BATCHING_DISPATCH_POLICY_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <optional>
+
+#include "absl/types/span.h"
+#include "server/base/clock.h"
+
+namespace sconce {
+
+// What the policy sees of an executor.
+struct ExecutorLoad {
+  // Equal for executors whose replicas are on one device.
+  int device = 0;
+  // Batches under way, their rows, and when the last of them is expected to end.
+  int under_way = 0;
+  int64_t rows = 0;
+  TimePoint expected_end{};
+  // Rows of the largest batch that fits into the device's memory.
+  int64_t max_rows = std::numeric_limits<int64_t>::max();
+  // Whether it could take a batch now: its thread waits for one and its replica works.
+  bool available = false;
+};
+
+// The available executor that a request of `rows` rows fits and that can begin with it soonest: one
+// with nothing under way before one that has, and of those the one whose device has least under
+// way: by the time until that is expected to end, then by rows. None where no available one fits.
+std::optional<size_t> NextExecutor(absl::Span<const ExecutorLoad> executors, int64_t rows,
+                                   TimePoint now);
+
+}  // namespace sconce
+
+#endif  // SCONCE_SERVER_BATCHING_DISPATCH_POLICY_H_

@@ -1,0 +1,172 @@
+#include "server/reload/warm_up.h"
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "server/base/clock.h"
+#include "server/device/batch_buckets.h"
+#include "server/device/host_memory.h"
+#include "server/device/math_mode.h"
+
+namespace sconce {
+namespace {
+
+// On the CPU a load must not take long for the sake of its warm-up.
+constexpr std::chrono::milliseconds kCheapOnCpu{200};
+
+// What runs tell: the tensors of the last batch, without their values.
+struct Batch {
+  std::vector<HostTensor> inputs;
+  std::vector<HostTensor> outputs;
+};
+
+// The inputs of `rows` rows, without memory.
+std::vector<HostTensor> InputsOf(const Signature& signature, const Signature& native,
+                                 int64_t rows) {
+  std::vector<HostTensor> inputs;
+  for (size_t i = 0; i < signature.inputs.size(); ++i) {
+    HostTensor& input = inputs.emplace_back();
+    input.dtype = signature.inputs[i].dtype;
+    input.shape = {rows};
+    for (size_t d = 0; d < signature.inputs[i].dims.size(); ++d) {
+      const int64_t size = signature.inputs[i].dims[d];
+      input.shape.push_back(size == -1 ? std::max<int64_t>(native.inputs[i].dims[d], 1) : size);
+    }
+  }
+  return inputs;
+}
+
+bool HasOpenDimension(const Signature& signature) {
+  for (const std::vector<TensorSpec>* specs : {&signature.inputs, &signature.outputs}) {
+    for (const TensorSpec& spec : *specs) {
+      if (std::count(spec.dims.begin(), spec.dims.end(), -1) > 0) return true;
+    }
+  }
+  return false;
+}
+
+// Zeros for `inputs`, in staging memory.
+absl::StatusOr<BatchInput> Zeros(TorchReplica& replica, const std::vector<HostTensor>& inputs) {
+  std::vector<int64_t> sizes;
+  for (const HostTensor& input : inputs) {
+    int64_t bytes = DTypeSize(input.dtype);
+    for (const int64_t size : input.shape) bytes *= size;
+    sizes.push_back(bytes);
+  }
+  auto staged = replica.Stage(sizes);
+  if (!staged.ok()) return staged.status();
+  for (size_t i = 0; i < staged->size(); ++i) {
+    HostTensor& input = (*staged)[i];
+    std::fill(input.bytes.begin(), input.bytes.end(), std::byte{0});
+    input.dtype = inputs[i].dtype;
+    input.shape = inputs[i].shape;
+  }
+  BatchInput batch;
+  batch.inputs = *std::move(staged);
+  return batch;
+}
+
+// As many batches of `rows` rows at a time as the replica holds, so that the memory for them is
+// there, with one more being put together.
+absl::StatusOr<Batch> RunZeros(TorchReplica& replica, const Signature& signature,
+                               const Signature& native, int64_t rows) {
+  Batch batch;
+  batch.inputs = InputsOf(signature, native, rows);
+  std::vector<BatchInput> staged;
+  for (int i = 0; i <= replica.depth(); ++i) {
+    auto zeros = Zeros(replica, batch.inputs);
+    if (!zeros.ok()) return zeros.status();
+    staged.push_back(*std::move(zeros));
+  }
+  std::vector<std::unique_ptr<RunningBatch>> running;
+  for (int i = 0; i < replica.depth(); ++i) {
+    auto launched = replica.Launch(std::move(staged[i]));
+    if (!launched.ok()) return launched.status();
+    running.push_back(*std::move(launched));
+  }
+  for (const auto& each : running) {
+    auto outputs = each->Finish();
+    if (!outputs.ok()) return outputs.status();
+    batch.outputs = *std::move(outputs);
+  }
+  if (absl::Status fits = CheckOutputs(signature, rows, batch.outputs); !fits.ok()) {
+    return absl::InvalidArgumentError(fits.message());
+  }
+  for (HostTensor& output : batch.outputs) {
+    output.bytes = {};
+    output.owner.reset();
+  }
+  return batch;
+}
+
+// What a failed run says of the load: a network that refuses its own signature will do so at every
+// later try.
+absl::Status LoadError(const absl::Status& error) {
+  if (!absl::IsInternal(error)) return error;
+  return absl::InvalidArgumentError(
+      absl::StrCat("the network does not run: ", std::string(error.message())));
+}
+
+absl::Status WarmUpCpu(TorchReplica& replica, const Signature& signature, const Signature& native,
+                       int64_t max_batch_size) {
+  const TimePoint start = Clock::Real()->Now();
+  const auto one = RunZeros(replica, signature, native, 1);
+  if (!one.ok()) return LoadError(one.status());
+  const Duration for_one = Clock::Real()->Now() - start;
+  if (max_batch_size == 1 || for_one > Duration(kCheapOnCpu) / max_batch_size) {
+    return absl::OkStatus();
+  }
+  return LoadError(RunZeros(replica, signature, native, max_batch_size).status());
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> WarmUp(TorchReplica& replica, const Signature& signature,
+                                   const Signature& native, int64_t max_batch_size) {
+  if (replica.device() == "cpu") {
+    if (absl::Status runs = WarmUpCpu(replica, signature, native, max_batch_size); !runs.ok()) {
+      return runs;
+    }
+    return "";
+  }
+  const CudnnBenchmark benchmark;
+  std::vector<std::string> notes;
+  Batch largest;
+  int64_t rows = 0;
+  for (const int64_t bucket : BatchBuckets(max_batch_size)) {
+    auto batch = RunZeros(replica, signature, native, bucket);
+    if (absl::IsResourceExhausted(batch.status()) && rows > 0) {
+      ReleaseCache(c10::Device(replica.device()));
+      notes.push_back(absl::StrCat(replica.device(), " has memory for batches of ", rows,
+                                   " rows, not of ", bucket));
+      break;
+    }
+    if (!batch.ok()) return LoadError(batch.status());
+    largest = *std::move(batch);
+    rows = bucket;
+  }
+  replica.set_max_rows(rows);
+  if (!HasOpenDimension(signature)) {
+    absl::Status alive = replica.CaptureGraphs(largest.inputs, largest.outputs);
+    if (!alive.ok()) return alive;
+  }
+  if (!replica.eager_because().empty()) {
+    notes.push_back(
+        absl::StrCat(replica.device(), " runs without graphs: ", replica.eager_because()));
+    return absl::StrJoin(notes, "; ");
+  }
+  // A graph is brought to the device when it is first replayed.
+  for (const int64_t bucket : BatchBuckets(rows)) {
+    const auto replayed = RunZeros(replica, signature, native, bucket);
+    if (!replayed.ok()) return LoadError(replayed.status());
+  }
+  return absl::StrJoin(notes, "; ");
+}
+
+}  // namespace sconce

@@ -1,0 +1,96 @@
+// A batcher of one model "m" on fake replicas, and requests to it.
+
+#ifndef SCONCE_TESTS_UNIT_BATCHING_BATCHER_FIXTURE_H_
+#define SCONCE_TESTS_UNIT_BATCHING_BATCHER_FIXTURE_H_
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <future>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "server/batching/batcher.h"
+#include "server/registry/reaper.h"
+#include "tests/support/fake_replica.h"
+
+namespace sconce {
+
+using Answer = absl::StatusOr<InferResponse>;
+
+class BatcherTest : public ::testing::Test {
+ protected:
+  explicit BatcherTest(const Clock* clock = Clock::Real())
+      : clock_(clock),
+        batchers_(
+            &metrics_, clock,
+            [this](const std::shared_ptr<Model>& model,
+                   const std::shared_ptr<const ModelVersion>& version,
+                   const std::string& reason) { registry_.RetireLost(model, *version, reason); }) {
+    registry_.AddObserver(&batchers_);
+  }
+  ~BatcherTest() override { registry_.Remove("m"); }
+
+  void Publish(std::unique_ptr<ModelVersion> version) {
+    registry_.Publish(registry_.Add("m"), reaper_.Own(std::move(version)));
+  }
+  void Publish(int64_t number, FakeReplica::Behaviour behaviour, size_t replicas = 1) {
+    Publish(MakeFakeVersion("m", number, std::move(behaviour), {2}, replicas));
+  }
+  // A version with a replica for each behaviour.
+  void PublishOn(int64_t number, std::vector<FakeReplica::Behaviour> behaviours) {
+    auto version = MakeFakeVersion("m", number, {}, {2}, 0);
+    for (FakeReplica::Behaviour& behaviour : behaviours) {
+      version->replicas.push_back(std::make_unique<FakeReplica>(std::move(behaviour)));
+    }
+    Publish(std::move(version));
+  }
+
+  InferRequest Request(int64_t rows, float value) {
+    auto wire = std::make_shared<std::vector<float>>(rows * 2, value);
+    InferRequest request;
+    request.declared = {{"x", "FP32", {rows, 2}}};
+    const absl::Span<const std::byte> bytes(reinterpret_cast<std::byte*>(wire->data()),
+                                            wire->size() * sizeof(float));
+    request.bytes = {{{bytes}}};
+    request.wire = wire;
+    request.checked_against = registry_.Find("m")->Pin();
+    request.checked =
+        *CheckInputs("m", request.checked_against->signature,
+                     request.checked_against->config.max_batch_size, request.declared);
+    request.arrival = clock_->Now();
+    return request;
+  }
+  std::future<Answer> Submit(InferRequest request) {
+    auto promise = std::make_shared<std::promise<Answer>>();
+    request.done = [promise](Answer answer) { promise->set_value(std::move(answer)); };
+    batchers_.Find("m")->Submit(std::move(request));
+    return promise->get_future();
+  }
+
+  static std::vector<float> Values(const InferResponse& response) {
+    std::vector<float> values(response.outputs[0].bytes.size() / sizeof(float));
+    std::memcpy(values.data(), response.outputs[0].bytes.data(), values.size() * sizeof(float));
+    return values;
+  }
+
+  // The value of a metric of the model; -1 where there is none.
+  double MetricOf(const std::string& name) const {
+    const std::string text = metrics_.Serialize();
+    const std::string line = name + "{model=\"m\"} ";
+    const size_t at = text.find(line);
+    return at == text.npos ? -1 : std::stod(text.substr(at + line.size()));
+  }
+
+  const Clock* const clock_;
+  Metrics metrics_;
+  Reaper reaper_;
+  Registry registry_;
+  Batchers batchers_;
+};
+
+}  // namespace sconce
+
+#endif  // SCONCE_TESTS_UNIT_BATCHING_BATCHER_FIXTURE_H_

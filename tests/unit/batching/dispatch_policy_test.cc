@@ -1,0 +1,68 @@
+#include "server/batching/dispatch_policy.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <vector>
+
+namespace sconce {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+const TimePoint kNow = TimePoint(seconds(1000));
+
+ExecutorLoad Idle(int device) { return {.device = device, .available = true}; }
+ExecutorLoad Busy(int device, int64_t rows, Duration left) {
+  return {.device = device, .under_way = 1, .rows = rows, .expected_end = kNow + left};
+}
+// Has a batch under way and could have another.
+ExecutorLoad Deep(int device, int64_t rows, Duration left) {
+  ExecutorLoad load = Busy(device, rows, left);
+  load.available = true;
+  return load;
+}
+
+std::optional<size_t> Next(std::vector<ExecutorLoad> executors, int64_t rows = 1) {
+  return NextExecutor(executors, rows, kNow);
+}
+
+TEST(DispatchPolicyTest, NobodyTakesABatchWhileAllAreBusy) {
+  EXPECT_EQ(Next({}), std::nullopt);
+  EXPECT_EQ(Next({Busy(0, 1, seconds(1)), Busy(1, 1, seconds(1))}), std::nullopt);
+  EXPECT_EQ(Next({Busy(0, 1, seconds(1)), Idle(1)}), 1u);
+}
+
+TEST(DispatchPolicyTest, AnIdleExecutorComesBeforeOneWithABatchUnderWay) {
+  EXPECT_EQ(Next({Deep(0, 1, milliseconds(1)), Idle(1)}), 1u);
+  EXPECT_EQ(Next({Deep(0, 1, milliseconds(1)), Idle(1), Busy(1, 64, seconds(9))}), 1u)
+      << "even where its device has more to do";
+}
+
+TEST(DispatchPolicyTest, OfSeveralTheOneWhoseDeviceHasLeastUnderWay) {
+  EXPECT_EQ(Next({Idle(0), Idle(1), Busy(0, 1, seconds(1))}), 1u) << "a sibling is busy";
+  EXPECT_EQ(Next({Deep(0, 1, milliseconds(9)), Deep(1, 64, milliseconds(3))}), 1u) << "free sooner";
+  EXPECT_EQ(Next({Deep(0, 8, milliseconds(3)), Deep(1, 4, milliseconds(3))}), 1u) << "fewer rows";
+  EXPECT_EQ(Next({Deep(0, 8, -seconds(5)), Deep(1, 4, -seconds(1))}), 1u)
+      << "nothing is known of overdue ones but their rows";
+  EXPECT_EQ(Next({Idle(0), Idle(1)}), 0u) << "the first of equals";
+}
+
+TEST(DispatchPolicyTest, WorkOfAllExecutorsOfADeviceCounts) {
+  EXPECT_EQ(Next({Idle(0), Idle(1), Busy(0, 3, milliseconds(3)), Busy(1, 2, milliseconds(3)),
+                  Busy(1, 2, milliseconds(3))}),
+            0u);
+}
+
+TEST(DispatchPolicyTest, ARequestGoesOnlyWhereItFits) {
+  ExecutorLoad small = Idle(0), large = Deep(1, 64, seconds(9));
+  small.max_rows = 4;
+  large.max_rows = 16;
+  EXPECT_EQ(Next({small, large}, 4), 0u);
+  EXPECT_EQ(Next({small, large}, 5), 1u);
+  EXPECT_EQ(Next({small, large}, 17), std::nullopt);
+}
+
+}  // namespace
+}  // namespace sconce
