@@ -31,7 +31,6 @@ class ModuleNet final : public Net {
   std::vector<std::string> ModuleNames() const override { return module_names_; }
   void Assign(size_t index, const at::Tensor& tensor) override;
   void Eval() override { module_->eval(); }
-  void To(c10::Device device) override { module_->to(device); }
   std::vector<at::Tensor> Forward(const std::vector<at::Tensor>& inputs) const override;
 
  private:

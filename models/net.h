@@ -7,7 +7,6 @@
 #define SCONCE_MODELS_NET_H_
 
 #include <ATen/core/Tensor.h>
-#include <c10/core/Device.h>
 #include <c10/core/ScalarType.h>
 
 #include <cstddef>
@@ -60,8 +59,6 @@ class Net {
 
   // Inference mode for the layers that have one (batch norm, dropout).
   virtual void Eval() = 0;
-
-  virtual void To(c10::Device device) = 0;
 
   // Inputs and outputs in the signature's order, the first dimension being the batch. Throws
   // c10::Error. REQUIRES: every tensor of State() has been assigned.

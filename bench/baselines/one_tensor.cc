@@ -1,5 +1,5 @@
-// sconce_one_tensor: what it takes to start a program that uses LibTorch's CPU half at all. Makes one
-// tensor, prints "ready" and ends with its input.
+// sconce_one_tensor: what it takes to start a program that uses LibTorch's CPU half at all. Makes
+// one tensor, prints "ready" and ends with its input.
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/ones.h>

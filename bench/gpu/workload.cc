@@ -11,7 +11,7 @@
 #include "bench/gpu/bert_net.h"
 #include "models/catalog.h"
 #include "server/checkpoint/checkpoint.h"
-#include "server/reload/torch_version_loader.h"
+#include "server/loader/torch_version_loader.h"
 #include "server/weights/load_state_dict.h"
 #include "tests/support/random_weights.h"
 

@@ -14,8 +14,10 @@ def find_gpus():
 
     def failed(status):
         text = ctypes.c_char_p()
-        driver.cuGetErrorString(status, ctypes.byref(text))
-        return [], f"the NVIDIA driver says: {(text.value or b'?').decode()} ({status})"
+        if hasattr(driver, "cuGetErrorString"):
+            driver.cuGetErrorString(status, ctypes.byref(text))
+        said = (text.value or b"an error").decode()
+        return [], f"the NVIDIA driver cannot be used: {said} ({status})"
 
     if status := driver.cuInit(0):
         return failed(status)

@@ -1,5 +1,5 @@
-// The command `sconce`, from its arguments to its exit status: all of it but main, so that a test can
-// start a process in which something else comes first (tests/support/sim_server).
+// The command `sconce`, from its arguments to its exit status: all of it but main, so that a test
+// can start a process in which something else comes first (tests/support/sim_server).
 
 #ifndef SCONCE_SERVER_APP_RUN_H_
 #define SCONCE_SERVER_APP_RUN_H_

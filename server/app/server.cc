@@ -26,7 +26,7 @@
 #include "server/registry/registry.h"
 #include "server/reload/config_file.h"
 #include "server/reload/reloader.h"
-#include "server/reload/torch_version_loader.h"
+#include "server/loader/torch_version_loader.h"
 #include "server/rpc/grpc_server.h"
 #include "server/rpc/shared_memory_regions.h"
 

@@ -201,7 +201,7 @@ Batcher::Turn Batcher::AwaitTurn(Slot* slot, Closing* closing) {
       if (executor.under_way() > 0) return Turn::kFinish;
     } else if (!queue_.empty() || executor.under_way() > 0) {
       const TimePoint now = clock_->Now();
-      loads_[index].expected_end = executor.FreeAt(now);
+      if (executor.under_way() > 0) loads_[index].expected_end = executor.FreeAt(now);
       loads_[index].available = true;
       const std::optional<size_t> turn_of = Next(now);
       loads_[index].available = false;
@@ -230,6 +230,9 @@ Batcher::Turn Batcher::AwaitTurn(Slot* slot, Closing* closing) {
 }
 
 std::optional<size_t> Batcher::Next(TimePoint now) const {
+  if (queue_.empty()) return std::nullopt;
+  // Nothing to choose: what does not fit it fits none.
+  if (loads_.size() == 1) return loads_[0].available ? std::optional<size_t>(0) : std::nullopt;
   int64_t fits = -1;
   for (const ExecutorLoad& load : loads_) {
     if (load.available) fits = std::max(fits, load.max_rows);
@@ -286,7 +289,9 @@ bool Batcher::Close(Slot* slot, TimePoint now, Closing* closing) {
     batch.closed = now;
     ++load.under_way;
     load.rows += batch.rows;
-    load.expected_end = executor.FreeAt(now) + executor.compute_times().LeastFor(batch.rows, now);
+    if (loads_.size() > 1) {
+      load.expected_end = executor.FreeAt(now) + executor.compute_times().LeastFor(batch.rows, now);
+    }
     slot->watched.push_back({"", version->number, ++batches_, slot->device, batch.rows, now});
   }
   if (!queue_.empty()) Call(Next(now));

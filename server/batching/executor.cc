@@ -89,17 +89,18 @@ void Executor::Settle() {
   }
 }
 
-void Executor::LaunchOne(Batch batch) {
+void Executor::LaunchOne(Batch&& batch) {
   Replica& replica = ReplicaOf(batch);
   depth_ = replica.depth();
   numa_.MoveTo(replica.numa_node());
   auto running = StageAndLaunch(replica, *clock_, &batch);
   if (!running.ok()) return Fail(std::move(batch), running.status());
   batch.running = *std::move(running);
-  const TimePoint start = under_way_.empty()
-                              ? batch.assembled
-                              : std::max(batch.assembled, under_way_.back().expected_end);
-  batch.expected_end = start + compute_times_.LeastFor(batch.rows, batch.assembled);
+  if (depth_ > 1) {
+    TimePoint start = batch.assembled;
+    if (!under_way_.empty()) start = std::max(start, under_way_.back().expected_end);
+    batch.expected_end = start + compute_times_.LeastFor(batch.rows, batch.assembled);
+  }
   under_way_.push_back(std::move(batch));
 }
 
@@ -126,13 +127,13 @@ void Executor::FinishFirst() {
   if (depth_ > 1 && under_way_.empty() && again_.empty()) {
     finished_ = std::move(finished);
   } else {
-    Answer(std::move(finished));
+    Answer(finished);
   }
 }
 
 void Executor::SendAnswers() {
   if (!finished_.has_value()) return;
-  Answer(*std::move(finished_));
+  Answer(*finished_);
   finished_.reset();
 }
 
@@ -168,7 +169,7 @@ void Executor::Fail(Batch batch, const absl::Status& status) {
   for (InferRequest& request : batch.requests) Refuse(request, named, *clock_, model_.get());
 }
 
-void Executor::Answer(Finished finished) {
+void Executor::Answer(const Finished& finished) {
   const Batch& batch = finished.batch;
   const Duration assemble = batch.assembled - batch.closed;
   const Duration compute = batch.computed - batch.assembled;

@@ -87,11 +87,11 @@ class Executor {
   };
 
   Replica& ReplicaOf(const Batch& batch) const { return *batch.version->replicas[index_]; }
-  void LaunchOne(Batch batch);
+  void LaunchOne(Batch&& batch);
   void FinishFirst();
   void Settle();
   void Fail(Batch batch, const absl::Status& status);
-  void Answer(Finished finished);
+  void Answer(const Finished& finished);
 
   const size_t index_;
   const std::shared_ptr<Model> model_;

@@ -26,9 +26,14 @@ at::Tensor HostMemoryFor(c10::Device device, int64_t size_bytes) {
 
 void ReleaseCache(c10::Device device) {
   if (device.is_cpu()) return;
-  const c10::DeviceGuard guard(device);
-  at::getDeviceAllocator(device.type())->emptyCache();
-  at::getHostAllocator(device.type())->empty_cache();
+  try {
+    const c10::DeviceGuard guard(device);
+    at::getDeviceAllocator(device.type())->emptyCache();
+    at::getHostAllocator(device.type())->empty_cache();
+  } catch (const c10::Error&) {
+    // CUDA's allocator keeps its memory while another thread captures a graph; what does not fit
+    // without it is told by the next allocation.
+  }
 }
 
 }  // namespace sconce

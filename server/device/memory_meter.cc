@@ -2,6 +2,7 @@
 
 #include <ATen/DeviceAccelerator.h>
 #include <c10/core/Allocator.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
 
 #include <algorithm>
 #include <exception>
@@ -10,8 +11,10 @@
 
 namespace sconce {
 
+namespace {
+
 // Called on the metered thread alone.
-class MemoryMeter::Counter : public c10::MemoryReportingInfoBase {
+class Counter : public c10::MemoryReportingInfoBase {
  public:
   explicit Counter(c10::Device device) : device_(device) {}
 
@@ -31,11 +34,26 @@ class MemoryMeter::Counter : public c10::MemoryReportingInfoBase {
   int64_t peak_bytes_ = 0;
 };
 
-MemoryMeter::MemoryMeter(c10::Device device)
-    : counter_(std::make_shared<Counter>(device)),
-      guard_(c10::DebugInfoKind::PROFILER_STATE, counter_) {}
+}  // namespace
 
-int64_t MemoryMeter::peak_bytes() const { return counter_->peak_bytes(); }
+class MemoryMeter::Installed {
+ public:
+  explicit Installed(c10::Device device)
+      : counter_(std::make_shared<Counter>(device)),
+        guard_(c10::DebugInfoKind::PROFILER_STATE, counter_) {}
+
+  int64_t peak_bytes() const { return counter_->peak_bytes(); }
+
+ private:
+  const std::shared_ptr<Counter> counter_;
+  const c10::DebugInfoGuard guard_;
+};
+
+MemoryMeter::MemoryMeter(c10::Device device) : installed_(std::make_unique<Installed>(device)) {}
+
+MemoryMeter::~MemoryMeter() = default;
+
+int64_t MemoryMeter::peak_bytes() const { return installed_->peak_bytes(); }
 
 absl::StatusOr<FreeMemory> FreeMemoryOf(c10::Device device) {
   constexpr auto kAll = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);

@@ -4,7 +4,6 @@
 #define SCONCE_SERVER_DEVICE_MEMORY_METER_H_
 
 #include <c10/core/Device.h>
-#include <c10/util/ThreadLocalDebugInfo.h>
 
 #include <cstdint>
 #include <memory>
@@ -19,6 +18,7 @@ namespace sconce {
 class MemoryMeter {
  public:
   explicit MemoryMeter(c10::Device device);
+  ~MemoryMeter();
   MemoryMeter(const MemoryMeter&) = delete;
   MemoryMeter& operator=(const MemoryMeter&) = delete;
 
@@ -26,10 +26,9 @@ class MemoryMeter {
   int64_t peak_bytes() const;
 
  private:
-  class Counter;
+  class Installed;
 
-  const std::shared_ptr<Counter> counter_;
-  const c10::DebugInfoGuard guard_;
+  const std::unique_ptr<Installed> installed_;
 };
 
 struct FreeMemory {

@@ -64,7 +64,7 @@ absl::Status Fits(const DeviceState& device, int32_t replicas, int64_t cap_bytes
     return absl::UnavailableError(absl::StrCat(device.name, " is lost: ", *device.lost));
   }
   const int64_t needed = device.weights_bytes + replicas * device.replica_bytes;
-  std::string what = absl::StrCat(device.name, ": ", needed, " bytes are needed");
+  std::string what = absl::StrCat(device.name, ": ", needed, " bytes of memory are needed");
   if (device.replica_bytes > 0) {
     absl::StrAppend(&what, " (weights ", device.weights_bytes, ", ", replicas,
                     replicas == 1 ? " replica of " : " replicas of ", device.replica_bytes, ")");
@@ -88,6 +88,7 @@ absl::StatusOr<Placement> PlaceReplicas(absl::Span<const DeviceState> devices, s
   if (groups.empty()) groups = absl::MakeConstSpan(&by_default, 1);
 
   std::vector<int32_t> replicas(devices.size());
+  std::vector<bool> named(devices.size());
   std::vector<std::string> left_out;
   // What several groups ask of one device adds up, in their order.
   for (const InstanceGroup& group : groups) {
@@ -98,6 +99,7 @@ absl::StatusOr<Placement> PlaceReplicas(absl::Span<const DeviceState> devices, s
       absl::Status fits = Fits(devices[i], replicas[i] + group.count, cap_bytes);
       if (fits.ok()) {
         replicas[i] += group.count;
+        if (meant->by_name) named[i] = true;
         continue;
       }
       if (meant->by_name) return fits;
@@ -119,7 +121,7 @@ absl::StatusOr<Placement> PlaceReplicas(absl::Span<const DeviceState> devices, s
 
   Placement placement;
   for (size_t i = 0; i < devices.size(); ++i) {
-    if (replicas[i] > 0) placement.devices.push_back({i, replicas[i]});
+    if (replicas[i] > 0) placement.devices.push_back({i, replicas[i], named[i]});
   }
   placement.left_out = std::move(left_out);
   return placement;

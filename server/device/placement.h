@@ -37,6 +37,8 @@ struct Placement {
   struct OnDevice {
     size_t device = 0;  // index into what PlaceReplicas was given
     int32_t replicas = 0;
+    // Whether a group names it, so that it may not be left out.
+    bool named = false;
 
     bool operator==(const OnDevice&) const = default;
   };

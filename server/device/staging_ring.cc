@@ -17,9 +17,7 @@ struct StagingRing::Slot {
   std::shared_ptr<c10::Event> read;  // null: nothing reads it
 
   bool IsRead() const { return read == nullptr || read->query(); }
-  int64_t SizeBytes() const {
-    return memory.defined() ? static_cast<int64_t>(memory.nbytes()) : 0;
-  }
+  int64_t SizeBytes() const { return memory.defined() ? static_cast<int64_t>(memory.nbytes()) : 0; }
   absl::Span<std::byte> bytes() const {
     return {static_cast<std::byte*>(memory.data_ptr()), memory.nbytes()};
   }

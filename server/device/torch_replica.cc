@@ -230,6 +230,12 @@ absl::Status TorchReplica::CaptureGraphs(const std::vector<HostTensor>& inputs,
   return absl::OkStatus();
 }
 
+void TorchReplica::DropGraphs(std::string because) {
+  graphs_.reset();
+  eager_because_ = std::move(because);
+  ReleaseCache(device_);
+}
+
 void TorchReplica::AwaitStreams() const {
   if (!streams_.has_value()) return;
   for (const c10::Stream stream : {streams_->copy_in, streams_->compute, streams_->copy_out}) {

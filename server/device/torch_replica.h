@@ -53,6 +53,8 @@ class TorchReplica : public Replica {
 
   // Why batches are not replayed from graphs; empty where they are.
   const std::string& eager_because() const { return eager_because_; }
+  // Gives the graphs up. REQUIRES: no batch is under way.
+  void DropGraphs(std::string because);
   // Device memory of the graphs.
   int64_t graph_bytes() const { return graphs_ == nullptr ? 0 : graphs_->size_bytes(); }
   // Page-locked memory that batches pass through; complete while none is under way.

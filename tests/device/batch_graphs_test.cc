@@ -104,6 +104,7 @@ TEST_F(BatchGraphsTest, ABatchMayBeReplayedWhileTheAnswersBeforeAreCopiedOut) {
   simdevice::Hold(on.copy_out);
   const auto a = Launched(*on.replica, {4, 8}, 1);
   const auto b = Launched(*on.replica, {4, 8}, 2);
+  EXPECT_FALSE(simdevice::IsBlocked(on.copy_in));
   EXPECT_FALSE(simdevice::IsBlocked(on.compute));
   simdevice::Release(on.copy_out);
   EXPECT_EQ(Finished(*a), expected);

@@ -43,10 +43,10 @@ std::shared_ptr<models::Net> MakeNet(const ReplicaCase& c, c10::Device device) {
     const std::vector<models::NamedTensor> state = (*net)->State();
     for (size_t i = 0; i < state.size(); ++i) {
       const at::Tensor& own = state[i].tensor;
-      (*net)->Assign(i, at::randn(own.sizes(), generator).mul_(0.05).abs_().to(own.scalar_type()));
+      const at::Tensor values = at::randn(own.sizes(), generator).mul_(0.05).abs_();
+      (*net)->Assign(i, values.to(device, own.scalar_type()));
     }
     (*net)->Eval();
-    (*net)->To(device);
     return *std::move(net);
   }
   ADD_FAILURE() << "no architecture is called " << c.architecture;

@@ -70,6 +70,7 @@ TEST_F(ReplicaPipeline, TheNextBatchComputesWhileAnswersAreCopiedOut) {
   Hold(on_.copy_out);
   const auto a = Launched(replica_, kShape, 0);
   const auto b = Launched(replica_, kShape, 1);
+  EXPECT_FALSE(IsBlocked(on_.copy_in));
   EXPECT_FALSE(IsBlocked(on_.compute)) << "both batches are computed";
   EXPECT_TRUE(IsBlocked(on_.copy_out));
   Release(on_.copy_out);

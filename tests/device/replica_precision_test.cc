@@ -27,9 +27,9 @@ std::shared_ptr<models::Net> MakeNetOf(const ReplicaCase& c, at::ScalarType type
   const auto net = MakeNet(c, c10::kCPU);
   const std::vector<models::NamedTensor> state = net->State();
   for (size_t i = 0; i < state.size(); ++i) {
-    if (state[i].tensor.is_floating_point()) net->Assign(i, state[i].tensor.to(type));
+    const at::Tensor& own = state[i].tensor;
+    net->Assign(i, own.to(device, own.is_floating_point() ? type : own.scalar_type()));
   }
-  net->To(device);
   return net;
 }
 

@@ -24,7 +24,7 @@
 #include "server/device/device_health.h"
 #include "server/registry/reaper.h"
 #include "server/registry/registry.h"
-#include "server/reload/torch_version_loader.h"
+#include "server/loader/torch_version_loader.h"
 #include "tests/support/temp_dir.h"
 
 namespace sconce {

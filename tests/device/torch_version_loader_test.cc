@@ -1,6 +1,6 @@
 // Loads of weights files to simulated devices: where replicas are put, what is measured, what is
 // refused, and what a load that fails leaves behind.
-#include "server/reload/torch_version_loader.h"
+#include "server/loader/torch_version_loader.h"
 
 #include <cstring>
 #include <memory>
@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "models/catalog.h"
-#include "server/reload/version_signature.h"
+#include "server/loader/version_signature.h"
 #include "tests/device/sim_test.h"
 #include "tests/support/random_weights.h"
 #include "tests/support/temp_dir.h"
@@ -131,14 +131,25 @@ TEST_F(TorchVersionLoaderTest, DeviceWithoutRoomIsLeftOut) {
   auto version = Load();
   ASSERT_TRUE(version.ok()) << version.status();
   EXPECT_THAT(Devices(**version), ElementsAre("sim:0"));
-  EXPECT_THAT((*version)->provenance,
-              HasSubstr("without a device: sim:1: 260096 bytes are needed, 100000 of 100000"));
+  EXPECT_THAT(
+      (*version)->provenance,
+      HasSubstr("without a device: sim:1: 260096 bytes of memory are needed, 100000 of 100000"));
   version = absl::UnknownError("");
   simdevice::LimitMemory(sim0_, 50'000);
   const auto refused = Load();
   EXPECT_EQ(refused.status().code(), kExhausted);
   EXPECT_THAT(std::string(refused.status().message()), HasSubstr("no device can take the model"));
   EXPECT_THAT(std::string(refused.status().message()), HasSubstr("sim:0: "));
+}
+
+TEST_F(TorchVersionLoaderTest, DeviceWithRoomForNoBatchIsLeftOutToo) {
+  simdevice::LimitMemory(sim1_, simdevice::StatisticsOf(sim1_).live_bytes + 261'000);
+  const auto version = Load();
+  ASSERT_TRUE(version.ok()) << version.status();
+  EXPECT_THAT(Devices(**version), ElementsAre("sim:0"));
+  EXPECT_THAT((*version)->provenance, HasSubstr("without a device: sim:1: "));
+  request_.config.instances = {{1, Kind::kGpu, {0, 1}}};
+  EXPECT_EQ(Load().status().code(), kExhausted);
 }
 
 TEST_F(TorchVersionLoaderTest, SecondVersionIsRefusedBeforeItTakesMemory) {

@@ -1,5 +1,5 @@
 // What a replica has proven, and what is there for it, once it was warmed up.
-#include "server/reload/warm_up.h"
+#include "server/loader/warm_up.h"
 
 #include <ATen/Context.h>
 

@@ -171,8 +171,8 @@ TEST_F(WeightsUploadTest, TensorsThatAreNotContiguousAreGathered) {
   std::string bytes = Bytes(weight);
   for (size_t i = 0; i < bytes.size(); i += 4 * 1001) bytes[i + 2] = static_cast<char>(i / 4004);
   const std::string dict =
-      pickle::OrderedDict({{pickle::Str("weight"), SavedFloats("0", {1000, 3000}, {1, 1000})},
-                           {pickle::Str("bias"), SavedFloats("1", {1000}, {1})}});
+      pickle::OrderedDict({{"weight", SavedFloats("0", {1000, 3000}, {1, 1000})},
+                           {"bias", SavedFloats("1", {1000}, {1})}});
   const std::string bias = Bytes(std::vector<float>(1000, 2.0f));
   dir_.Write("model.pth", TorchZip(pickle::Stream(dict), {{"0", bytes}, {"1", bias}}).Build());
   ExpectSameAsOnTheCpu(dir_.Path("model.pth"), kWide);
@@ -180,11 +180,10 @@ TEST_F(WeightsUploadTest, TensorsThatAreNotContiguousAreGathered) {
 }
 
 TEST_F(WeightsUploadTest, TiedTensorsShareMemory) {
-  const std::string dict =
-      pickle::OrderedDict({{pickle::Str("0.weight"), SavedFloats("0", {8, 8}, {8, 1})},
-                           {pickle::Str("0.bias"), SavedFloats("1", {8}, {1})},
-                           {pickle::Str("2.weight"), SavedFloats("0", {8, 8}, {8, 1})},
-                           {pickle::Str("2.bias"), SavedFloats("2", {8}, {1})}});
+  const std::string dict = pickle::OrderedDict({{"0.weight", SavedFloats("0", {8, 8}, {8, 1})},
+                                                {"0.bias", SavedFloats("1", {8}, {1})},
+                                                {"2.weight", SavedFloats("0", {8, 8}, {8, 1})},
+                                                {"2.bias", SavedFloats("2", {8}, {1})}});
   dir_.Write("model.pth",
              TorchZip(pickle::Stream(dict), {{"0", Bytes(std::vector<float>(64, 1.5f))},
                                              {"1", Bytes(std::vector<float>(8, 2.5f))},

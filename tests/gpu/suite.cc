@@ -15,7 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "models/catalog.h"
-#include "server/reload/torch_version_loader.h"
+#include "server/loader/torch_version_loader.h"
 #include "server/weights/scalar_type.h"
 #include "tests/gpu/backend.h"
 #include "tests/support/random_weights.h"

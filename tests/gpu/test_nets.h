@@ -29,7 +29,6 @@ class FunctionNet : public models::Net {
   std::vector<std::string> ModuleNames() const override { return {""}; }
   void Assign(size_t, const at::Tensor&) override {}
   void Eval() override {}
-  void To(c10::Device) override {}
   std::vector<at::Tensor> Forward(const std::vector<at::Tensor>& inputs) const override {
     return {function_(inputs.front())};
   }

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
 from checkpoints import constant, place, save
@@ -19,8 +20,9 @@ CUDA_LIBRARIES = ("libtorch_cuda", "libc10_cuda", "libsconce_cuda", "libcublas",
 
 
 def devices(*flags, binary=BINARY, **env):
+    inherited = {name: os.environ[name] for name in os.environ if name != "CUDA_VISIBLE_DEVICES"}
     done = subprocess.run([str(binary), "devices", *flags], capture_output=True, text=True,
-                          timeout=120, env={**os.environ, **env})
+                          timeout=120, env={**inherited, **env})
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -108,10 +110,25 @@ def test_the_server_is_linked_with_nothing_of_cuda():
     assert [name for name in needed if name.startswith(CUDA_LIBRARIES)] == []
 
 
+def mapped(server):
+    return pathlib.Path(f"/proc/{server.process.pid}/maps").read_text()
+
+
 @pytest.mark.parametrize("device", ["cpu", "auto"])
 def test_a_start_on_the_cpu_loads_nothing_of_cuda(device, no_driver, serve, repository):
     save(constant(1), place(repository, "m"))
-    server = serve(device=device)
-    maps = pathlib.Path(f"/proc/{server.process.pid}/maps").read_text()
+    maps = mapped(serve(device=device))
     assert "libtorch_cpu.so" in maps
     assert [name for name in CUDA_LIBRARIES if name in maps] == []
+
+
+def test_auto_with_a_driver_and_no_gpu_serves_on_the_cpu_and_says_why(
+    no_driver, driver, serve, repository
+):
+    if not (BINARY.parent / "libsconce_cuda.so").exists():
+        pytest.skip("built without CUDA")
+    save(constant(3), place(repository, "m"))
+    server = serve(device="auto", env=driver("fake_driver"))
+    assert [name for name in CUDA_LIBRARIES if name not in mapped(server)] == []
+    assert "devices cpu, because CUDA 13.0 with a driver for CUDA 13.0: " in server.log_tail()
+    assert (server.infer("m", np.zeros((1, 4))).array == 3).all()

@@ -32,10 +32,13 @@ def relative_error(got, expected):
 def test_a_network_answers_as_on_the_cpu(serve, repository, precision, tolerance):
     net = checkpoints.resnet18()
     path = save(net, place(repository, "resnet18"))
-    path.with_name("config.pbtxt").write_text(f"precision: {precision}\n")
+    # Small, so that a start is quick.
+    path.with_name("config.pbtxt").write_text(
+        f"precision: {precision} max_batch_size: 8\n"
+        'input { name: "input" data_type: TYPE_FP32 dims: [3, 64, 64] }\n')
     server = serve(device="cuda")
     for rows in (1, 3, 8):
-        images = checkpoints.random_images(rows, 3, 224, 224, seed=rows)
+        images = checkpoints.random_images(rows, 3, 64, 64, seed=rows)
         answer = server.infer("resnet18", images)
         assert relative_error(answer.array, checkpoints.expected(net, images)) < tolerance
 

@@ -1,5 +1,5 @@
-"""That the GPU benchmark runs and that what it writes is what it says: on the CPU, with networks so
-small that its figures mean nothing."""
+"""That the GPU benchmark runs and that what it writes is what it says: on the CPU and on a simulated
+device, with networks so small that its figures mean nothing."""
 
 import json
 import os
@@ -16,20 +16,24 @@ sys.path.insert(0, str(ROOT / "scripts" / "lib"))
 from find_gpus import find_gpus
 
 GPUS, _ = find_gpus()
-BENCH = pathlib.Path(os.environ.get("SCONCE_BUILD_DIR", BINARY.parent)) / "bench" / "sconce_gpu_bench"
+BUILD = pathlib.Path(os.environ.get("SCONCE_BUILD_DIR", BINARY.parent))
+BENCH = BUILD / "bench" / "sconce_gpu_bench"
+ON_SIM = BUILD / "tests" / "gpu" / "gpu_bench_on_sim"
 
 
-def run(*arguments):
-    return subprocess.run([str(BENCH), *map(str, arguments)], capture_output=True, text=True,
+def run(*arguments, program=BENCH):
+    return subprocess.run([str(program), *map(str, arguments)], capture_output=True, text=True,
                           timeout=200, stdin=subprocess.DEVNULL)
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
+@pytest.fixture(scope="module", params=["cpu", "sim:0"])
+def written(request, tmp_path_factory):
     """(JSON, Markdown) of one quick run."""
     folder = tmp_path_factory.mktemp("bench")
-    done = run("--device", "cpu", "--quick", "--pairs", 2, "--seconds", 0.05, "--precisions",
-               "fp32", "--json", folder / "gpu.json", "--markdown", folder / "gpu.md")
+    program = BENCH if request.param == "cpu" else ON_SIM
+    done = run("--device", request.param, "--quick", "--pairs", 2, "--seconds", 0.05, "--precisions",
+               "fp32", "--json", folder / "gpu.json", "--markdown", folder / "gpu.md",
+               program=program)
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "gpu.json").read_text()), (folder / "gpu.md").read_text()
 

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 from checkpoints import constant, place, save
-from serving import json_lines, request, run_sconce, wait_until
+from serving import DEVICE, json_lines, request, run_sconce, wait_until
 
 IMAGE = (3, 224, 224)
 
@@ -36,8 +36,12 @@ def start_long_work(server, calls=4, rows=8):
 @pytest.fixture
 def resnet(repository):
     path = save(checkpoints.resnet18(10), place(repository, "resnet18"))
-    # A device tries every size that it will be given before it serves.
-    path.with_name("config.pbtxt").write_text("max_batch_size: 8\n")
+    # Devices try every size that they will be given before they serve, which takes simulated ones
+    # long.
+    text = "max_batch_size: 8"
+    if DEVICE == "sim":
+        text += " instance_group { kind: KIND_GPU gpus: 0 } optimization { cuda { graphs: false } }"
+    path.with_name("config.pbtxt").write_text(text)
 
 
 def test_sigterm_finishes_what_is_in_flight(serve, resnet):
@@ -102,7 +106,7 @@ def test_grace_is_bounded(serve, resnet):
 
 def test_it_ends_while_a_file_is_loading(serve, repository):
     save(constant(1), place(repository, "m"))
-    server = serve()
+    server = serve("--shutdown-grace", "3")
     for number in range(4):
         save(checkpoints.resnet18(1000), place(repository, f"late{number}"))
     wait_until(lambda: len(server.index()) > 1, "the new models to be seen")

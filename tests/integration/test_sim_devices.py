@@ -220,6 +220,26 @@ def test_out_of_memory_fails_the_requests_that_do_not_fit_alone(serve_sim, repos
     assert server.is_ready()
 
 
+def test_metrics_tell_what_a_model_takes_of_each_device(serve_sim, repository):
+    net = constant_mlp(1, 512)
+    weights = sum(4 * tensor.numel() for tensor in net.state_dict().values())
+    save(net, place(repository, "m"))
+    server = serve_sim()
+    server.infer("m", np.ones((3, 512)))
+    for device, live in zip(("sim:0", "sim:1"), server.sim.live_bytes()):
+        def metric(kind):
+            return server.metric("sconce_model_memory_bytes", model="m", device=device, kind=kind)
+
+        assert weights <= metric("weights") < 1.01 * weights
+        assert 0 < metric("graphs") <= live - metric("weights")
+        assert metric("staging") > 0
+        used = server.metric("sconce_device_memory_bytes", device=device, state="used")
+        assert used == live
+    with server.client() as client:
+        client.unload_model("m")
+    assert server.metric("sconce_model_memory_bytes", model="m") == 0
+
+
 def test_an_unloaded_model_gives_everything_back(serve_sim, repository):
     server = serve_sim()
     width = 512

@@ -71,7 +71,12 @@ class CudaGraph final : public Accelerator::Graph {
   // REQUIRES: the current stream is that of captures.
   void Capture(const std::function<void()>& body) {
     const int64_t before = PoolBytes(pool_);
-    graph_->capture_begin(pool_, cudaStreamCaptureModeThreadLocal);
+    try {
+      graph_->capture_begin(pool_, cudaStreamCaptureModeThreadLocal);
+    } catch (...) {
+      EndAllocation();
+      throw;
+    }
     std::exception_ptr error;
     try {
       body();

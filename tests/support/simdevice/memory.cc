@@ -243,8 +243,9 @@ class DeviceMemory final : public c10::DeviceAllocator {
 
   bool initialized() override { return true; }
   void emptyCache(c10::MempoolId_t) override {
+    // Of every device, as CUDA's.
     MutexLock lock(&memory.mutex);
-    ++memory.devices[CurrentDevice()].emptied;
+    for (Pool& pool : memory.devices) ++pool.emptied;
   }
   void recordStream(const c10::DataPtr& data, c10::Stream stream) override {
     if (data.get_deleter() != &FreeBlock || data.get_context() == nullptr) return;

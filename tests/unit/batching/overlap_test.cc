@@ -245,6 +245,21 @@ TEST_F(DevicesTest, TheDeviceWithLeastUnderWayTakesTheNextBatch) {
   EXPECT_TRUE(held.get().ok());
 }
 
+TEST_F(DevicesTest, WhatABatchLeavesBehindIsTakenByTheNextExecutor) {
+  FakeReplica::Behaviour a = On("sim:0", &on_a_), b = On("sim:1", &on_b_);
+  a.max_rows = b.max_rows = 2;
+  PublishAndAwaitIdle({a, b});
+  for (int i = 0; i < 50; ++i) {
+    gate_.Close();
+    auto first = Submit(Request(2, 0)), second = Submit(Request(2, 0));
+    while (batchers_.UnderWay().size() < 2) std::this_thread::yield();
+    gate_.Open();
+    EXPECT_TRUE(first.get().ok());
+    EXPECT_TRUE(second.get().ok());
+    while (!batchers_.UnderWay().empty()) std::this_thread::yield();
+  }
+}
+
 TEST_F(DevicesTest, ARequestWaitsForAReplicaThatHasTheMemoryAndIsOvertakenMeanwhile) {
   FakeReplica::Behaviour small = On("sim:0", &on_a_), large = On("sim:1", &on_b_);
   small.max_rows = 1;

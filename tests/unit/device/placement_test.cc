@@ -69,11 +69,11 @@ TEST(PlacementTest, OneReplicaOnEachDeviceUnlessToldOtherwise) {
 TEST(PlacementTest, GroupsPickDevicesByKindAndNumber) {
   const std::vector<DeviceState> gpus = {Gpu(0, 500), Gpu(2, 500)};
   ExpectPlaced(Place(gpus, {{1, Kind::kGpu, {}}}), {{0, 1}, {1, 1}});
-  ExpectPlaced(Place(gpus, {{1, Kind::kGpu, {2}}}), {{1, 1}});
-  ExpectPlaced(Place(gpus, {{1, Kind::kAuto, {0}}}), {{0, 1}});
-  ExpectPlaced(Place(gpus, {{2, Kind::kCpu, {}}}), {{2, 2}});
+  ExpectPlaced(Place(gpus, {{1, Kind::kGpu, {2}}}), {{1, 1, true}});
+  ExpectPlaced(Place(gpus, {{1, Kind::kAuto, {0}}}), {{0, 1, true}});
+  ExpectPlaced(Place(gpus, {{2, Kind::kCpu, {}}}), {{2, 2, true}});
   ExpectPlaced(Place(gpus, {{2, Kind::kGpu, {2}}, {1, Kind::kCpu, {}}, {1, Kind::kAuto, {}}}),
-               {{0, 1}, {1, 3}, {2, 1}});
+               {{0, 1}, {1, 3, true}, {2, 1, true}});
 }
 
 TEST(PlacementTest, DeviceThatIsNotThereIsAnError) {
@@ -88,20 +88,23 @@ TEST(PlacementTest, DeviceThatIsNotThereIsAnError) {
 
 TEST(PlacementTest, WeightsCountOncePerDeviceAndReplicasEach) {
   ExpectPlaced(Place({Gpu(0, 130)}, {{3, Kind::kAuto, {}}}), {{0, 3}});
-  ExpectRefused(Place({Gpu(0, 129)}, {{3, Kind::kAuto, {}}}), absl::StatusCode::kResourceExhausted,
-                "no device can take the model: cuda:0: 130 bytes are needed (weights 100, 3 "
-                "replicas of 10), 129 of 1000 are free");
+  ExpectRefused(
+      Place({Gpu(0, 129)}, {{3, Kind::kAuto, {}}}), absl::StatusCode::kResourceExhausted,
+      "no device can take the model: cuda:0: 130 bytes of memory are needed (weights 100, 3 "
+      "replicas of 10), 129 of 1000 are free");
   // Two groups on one device share the weights.
-  ExpectPlaced(Place({Gpu(0, 130)}, {{1, Kind::kAuto, {}}, {2, Kind::kGpu, {0}}}), {{0, 3}});
+  ExpectPlaced(Place({Gpu(0, 130)}, {{1, Kind::kAuto, {}}, {2, Kind::kGpu, {0}}}), {{0, 3, true}});
   EXPECT_FALSE(Place({Gpu(0, 129)}, {{1, Kind::kAuto, {}}, {2, Kind::kGpu, {0}}}).ok());
 }
 
 TEST(PlacementTest, DeviceWithoutRoomIsLeftOutAndSaidSo) {
   const auto placement = Place({Gpu(0, 500), Gpu(1, 50), Gpu(2, 110)}, {});
   ExpectPlaced(placement, {{0, 1}, {2, 1}});
-  EXPECT_THAT(placement->left_out,
-              ElementsAre("cuda:1: 110 bytes are needed (weights 100, 1 replica of 10), 50 of 1000 "
-                          "are free"));
+  EXPECT_THAT(
+      placement->left_out,
+      ElementsAre(
+          "cuda:1: 110 bytes of memory are needed (weights 100, 1 replica of 10), 50 of 1000 "
+          "are free"));
   EXPECT_THAT(Place({Gpu(0, 500)}, {})->left_out, IsEmpty());
 }
 
@@ -109,23 +112,25 @@ TEST(PlacementTest, EveryDeviceIsNamedWhereNoneHasRoom) {
   const auto placement = Place({Gpu(0, 70), Gpu(1, 50)}, {});
   EXPECT_EQ(placement.status().code(), absl::StatusCode::kResourceExhausted);
   const std::string message(placement.status().message());
-  EXPECT_THAT(message, HasSubstr("cuda:0: 110 bytes are needed"));
+  EXPECT_THAT(message, HasSubstr("cuda:0: 110 bytes of memory are needed"));
   EXPECT_THAT(message, HasSubstr("70 of 1000 are free; cuda:1: 110 bytes"));
   EXPECT_THAT(message, HasSubstr("50 of 1000 are free"));
 }
 
 TEST(PlacementTest, DeviceThatWasNamedMustHaveRoom) {
-  ExpectRefused(Place({Gpu(0, 500), Gpu(1, 50)}, {{1, Kind::kGpu, {0, 1}}}),
-                absl::StatusCode::kResourceExhausted,
-                "cuda:1: 110 bytes are needed (weights 100, 1 replica of 10), 50 of 1000 are free");
+  ExpectRefused(
+      Place({Gpu(0, 500), Gpu(1, 50)}, {{1, Kind::kGpu, {0, 1}}}),
+      absl::StatusCode::kResourceExhausted,
+      "cuda:1: 110 bytes of memory are needed (weights 100, 1 replica of 10), 50 of 1000 are free");
 }
 
 TEST(PlacementTest, CapBoundsAcceleratorsAlone) {
   ExpectPlaced(Place({Gpu(0, 500)}, {}, 110), {{0, 1}});
-  ExpectRefused(Place({Gpu(0, 500)}, {}, 109), absl::StatusCode::kFailedPrecondition,
-                "no device can take the model: cuda:0: 110 bytes are needed (weights 100, 1 "
-                "replica of 10), device_memory_cap_bytes is 109");
-  ExpectPlaced(Place({Gpu(0, 500)}, {{1, Kind::kCpu, {}}}, 1), {{1, 1}});
+  ExpectRefused(
+      Place({Gpu(0, 500)}, {}, 109), absl::StatusCode::kFailedPrecondition,
+      "no device can take the model: cuda:0: 110 bytes of memory are needed (weights 100, 1 "
+      "replica of 10), device_memory_cap_bytes is 109");
+  ExpectPlaced(Place({Gpu(0, 500)}, {{1, Kind::kCpu, {}}}, 1), {{1, 1, true}});
 }
 
 TEST(PlacementTest, LostDevicesAreNotUsed) {

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <optional>
 #include <string>
 #include <vector>
@@ -209,6 +210,28 @@ TEST(ConfigFileTest, UnprintableTextIsEscapedInMessages) {
   const absl::StatusOr<ModelConfig> config = ParseModelConfig("name: \"a\\033[31m\"", "m");
   ASSERT_FALSE(config.ok());
   EXPECT_EQ(config.status().message().find('\033'), absl::string_view::npos);
+}
+
+TEST(ConfigFileTest, WhatTheReadmeShowsIsAccepted) {
+  std::ifstream readme(SCONCE_README);
+  std::string line, block;
+  bool in_section = false, in_block = false;
+  int blocks = 0;
+  while (std::getline(readme, line)) {
+    if (line.starts_with("## ")) in_section = line == "## Model configuration";
+    if (!in_section) continue;
+    if (!line.starts_with("```")) {
+      if (in_block) block += line + "\n";
+      continue;
+    }
+    in_block = !in_block;
+    if (in_block) continue;
+    const absl::StatusOr<ModelConfig> config = ParseModelConfig(block, "m");
+    EXPECT_TRUE(config.ok()) << config.status() << "\n" << block;
+    block.clear();
+    ++blocks;
+  }
+  EXPECT_GE(blocks, 3);
 }
 
 TEST(ConfigFileTest, DeepNestingIsAnError) {

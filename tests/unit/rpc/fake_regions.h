@@ -27,7 +27,7 @@ class FakeRegions {
       }
       ++open;
       auto* memory = new std::vector<std::byte>(static_cast<size_t>(size_bytes));
-      last_address = memory->data();
+      last_address_ = memory->data();
       const std::shared_ptr<void> owner(memory, [this](std::vector<std::byte>* closed) {
         --open;
         delete closed;
@@ -41,8 +41,13 @@ class FakeRegions {
     return text;
   }
 
+  // Of the region that was opened last; null while there was none.
+  std::byte* last_address() const { return last_address_; }
+
   std::atomic<int> open{0};
-  std::byte* last_address = nullptr;  // of the region that was opened last
+
+ private:
+  std::atomic<std::byte*> last_address_{nullptr};
 };
 
 }  // namespace sconce

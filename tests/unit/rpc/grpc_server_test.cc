@@ -606,10 +606,10 @@ TEST_F(GrpcServerTest, ARegionReachesTheReplicaAndStaysOpenUntilTheAnswer) {
   gate_.AwaitHeld();
   ASSERT_EQ(batches.size(), 1u);
   ASSERT_EQ(batches[0].from_device.size(), 1u);
-  EXPECT_EQ(batches[0].from_device[0].source.address.get(), fake_regions_.last_address);
+  EXPECT_EQ(batches[0].from_device[0].source.address.get(), fake_regions_.last_address());
   EXPECT_EQ(batches[0].from_device[0].source.size_bytes, 8);
   ASSERT_EQ(batches[0].to_device.size(), 1u);
-  EXPECT_EQ(batches[0].to_device[0].target.address.get(), fake_regions_.last_address + 32);
+  EXPECT_EQ(batches[0].to_device[0].target.address.get(), fake_regions_.last_address() + 32);
   batches.clear();
   regions_.UnregisterAll();
   EXPECT_EQ(fake_regions_.open, 1);

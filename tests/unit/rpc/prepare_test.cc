@@ -253,9 +253,9 @@ TEST_F(PlacedTest, InputsInARegionAreTakenWhereTheyLie) {
   ASSERT_TRUE(bytes[0].device && bytes[1].device);
   EXPECT_TRUE(bytes[0].pieces.empty() && bytes[1].pieces.empty());
   EXPECT_EQ(bytes[0].device->device, "fake:0");
-  EXPECT_EQ(bytes[0].device->address.get(), fake_.last_address + 98);
+  EXPECT_EQ(bytes[0].device->address.get(), fake_.last_address() + 98);
   EXPECT_EQ(bytes[0].device->size_bytes, 2);
-  EXPECT_EQ(bytes[1].device->address.get(), fake_.last_address);
+  EXPECT_EQ(bytes[1].device->address.get(), fake_.last_address());
   EXPECT_EQ(bytes[1].device->size_bytes, 16);
   EXPECT_TRUE(prepared->format.raw);
   EXPECT_TRUE(prepared->format.places.empty());
@@ -392,7 +392,7 @@ TEST_F(PlacedTest, OutputsGoToTheirRegion) {
   const auto prepared = Prepare();
   ASSERT_TRUE(prepared.ok()) << prepared.status();
   const DeviceBytes& target = prepared->request.output_targets.at("y");
-  EXPECT_EQ(target.address.get(), fake_.last_address + 32);
+  EXPECT_EQ(target.address.get(), fake_.last_address() + 32);
   EXPECT_EQ(target.size_bytes, 16);
   EXPECT_EQ(prepared->format.places.at("y"), (RegionPlace{"r", 32, 16}));
   EXPECT_EQ(prepared->format.outputs, std::vector<std::string>{"y"});
@@ -444,13 +444,13 @@ TEST_F(PlacedTest, EveryTruncationAndChangedByteIsPreparedOrRefusedAndNothingEls
     for (const InputBytes& bytes : prepared->request.bytes) {
       if (!bytes.device) continue;
       const auto* at = static_cast<std::byte*>(bytes.device->address.get());
-      EXPECT_GE(at, fake_.last_address);
-      EXPECT_LE(at + bytes.device->size_bytes, fake_.last_address + 100);
+      EXPECT_GE(at, fake_.last_address());
+      EXPECT_LE(at + bytes.device->size_bytes, fake_.last_address() + 100);
     }
     for (const auto& [name, target] : prepared->request.output_targets) {
       const auto* at = static_cast<std::byte*>(target.address.get());
-      EXPECT_GE(at, fake_.last_address);
-      EXPECT_LE(at + target.size_bytes, fake_.last_address + 100);
+      EXPECT_GE(at, fake_.last_address());
+      EXPECT_LE(at + target.size_bytes, fake_.last_address() + 100);
     }
   };
   for (size_t size = 0; size <= message.size(); ++size) run({message.data(), size});

@@ -1,8 +1,8 @@
 // What a version's clients are told of its inputs and outputs: the network's own, under the names
 // and sizes that the configuration gives them. Pure functions, callable from any thread.
 
-#ifndef SCONCE_SERVER_RELOAD_VERSION_SIGNATURE_H_
-#define SCONCE_SERVER_RELOAD_VERSION_SIGNATURE_H_
+#ifndef SCONCE_SERVER_LOADER_VERSION_SIGNATURE_H_
+#define SCONCE_SERVER_LOADER_VERSION_SIGNATURE_H_
 
 #include "absl/status/statusor.h"
 #include "models/net.h"
@@ -26,4 +26,4 @@ absl::StatusOr<VersionSignature> SignatureOf(const models::Signature& network,
 
 }  // namespace sconce
 
-#endif  // SCONCE_SERVER_RELOAD_VERSION_SIGNATURE_H_
+#endif  // SCONCE_SERVER_LOADER_VERSION_SIGNATURE_H_

@@ -4,8 +4,8 @@
 //
 // Thread-safe; between loads it keeps what each model's batches took of memory. Owned by App.
 
-#ifndef SCONCE_SERVER_RELOAD_TORCH_VERSION_LOADER_H_
-#define SCONCE_SERVER_RELOAD_TORCH_VERSION_LOADER_H_
+#ifndef SCONCE_SERVER_LOADER_TORCH_VERSION_LOADER_H_
+#define SCONCE_SERVER_LOADER_TORCH_VERSION_LOADER_H_
 
 #include <c10/core/Device.h>
 
@@ -63,4 +63,4 @@ class TorchVersionLoader : public VersionLoader {
 
 }  // namespace sconce
 
-#endif  // SCONCE_SERVER_RELOAD_TORCH_VERSION_LOADER_H_
+#endif  // SCONCE_SERVER_LOADER_TORCH_VERSION_LOADER_H_

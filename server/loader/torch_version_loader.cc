@@ -1,6 +1,7 @@
-#include "server/reload/torch_version_loader.h"
+#include "server/loader/torch_version_loader.h"
 
 #include <algorithm>
+#include <iterator>
 #include <optional>
 
 #include "absl/status/status.h"
@@ -12,8 +13,8 @@
 #include "server/device/memory_meter.h"
 #include "server/device/torch_replica.h"
 #include "server/device/weights_upload.h"
-#include "server/reload/version_signature.h"
-#include "server/reload/warm_up.h"
+#include "server/loader/version_signature.h"
+#include "server/loader/warm_up.h"
 #include "server/weights/load_state_dict.h"
 #include "server/weights/state_dict.h"
 
@@ -141,6 +142,7 @@ class TorchVersionLoader::Loading {
       OnDevice& place = places_.emplace_back();
       place.device = loader_.all_devices_[on.device];
       place.replicas = on.replicas;
+      place.named = on.named;
       place.net = std::move(first_net_);
       if (place.net == nullptr) {
         if (absl::Status status = NewNet(&place.net); !status.ok()) return status;
@@ -163,38 +165,18 @@ class TorchVersionLoader::Loading {
     return absl::OkStatus();
   }
 
-  // Makes the replicas and lets them run.
+  // Makes the replicas and lets them run. A device that nobody named and that has memory for the
+  // weights but for no batch is left out where others serve.
   absl::Status WarmUpAll() {
+    absl::Status refused;
     for (OnDevice& place : places_) {
-      DeviceFootprint footprint;
-      footprint.device = place.device.str();
-      footprint.weights_bytes = place.device.is_cpu() ? layout_.size_bytes : plan_.weights_bytes;
-      std::optional<MemoryMeter> meter;
-      if (!place.device.is_cpu()) meter.emplace(place.device);
-      const std::shared_ptr<const models::Net> net = std::move(place.net);
-      for (int32_t i = 0; i < place.replicas; ++i) {
-        auto replica = std::make_unique<TorchReplica>(net, place.device, request_.config.execution,
-                                                      loader_.health_);
-        const auto warm =
-            WarmUp(*replica, signature_.served, signature_.native, request_.config.max_batch_size);
-        if (!warm.ok()) return warm.status();
-        if (!warm->empty()) absl::StrAppend(&version_->provenance, "; ", *warm);
-        footprint.graphs_bytes += replica->graph_bytes();
-        footprint.staging_bytes += replica->staging_bytes();
-        version_->replicas.push_back(std::move(replica));
-      }
-      if (meter.has_value()) footprint.workspace_bytes = meter->peak_bytes();
-      absl::StrAppend(&version_->provenance, "; ", Text(footprint));
-      version_->footprints.push_back(footprint);
-      const int64_t cap = request_.config.device_memory_cap_bytes;
-      if (!place.device.is_cpu() && cap > 0 && footprint.on_device_bytes() > cap) {
-        return absl::FailedPreconditionError(
-            absl::StrCat(Text(footprint), ": ", footprint.on_device_bytes(),
-                         " bytes were measured, device_memory_cap_bytes is ", cap,
-                         "; a smaller max_batch_size or fewer instances take less"));
-      }
+      absl::Status warm = WarmUpOn(place);
+      if (warm.ok()) continue;
+      if (!absl::IsResourceExhausted(warm) || place.named) return warm;
+      absl::StrAppend(&version_->provenance, "; without a device: ", std::string(warm.message()));
+      if (refused.ok()) refused = std::move(warm);
     }
-    return absl::OkStatus();
+    return version_->replicas.empty() ? refused : absl::OkStatus();
   }
 
   std::unique_ptr<ModelVersion> Take() { return std::move(version_); }
@@ -203,8 +185,42 @@ class TorchVersionLoader::Loading {
   struct OnDevice {
     c10::Device device{c10::DeviceType::CPU};
     int32_t replicas = 0;
+    bool named = false;
     std::shared_ptr<models::Net> net;
   };
+
+  absl::Status WarmUpOn(OnDevice& place) {
+    DeviceFootprint footprint;
+    footprint.device = place.device.str();
+    footprint.weights_bytes = place.device.is_cpu() ? layout_.size_bytes : plan_.weights_bytes;
+    std::optional<MemoryMeter> meter;
+    if (!place.device.is_cpu()) meter.emplace(place.device);
+    const std::shared_ptr<const models::Net> net = std::move(place.net);
+    std::vector<std::unique_ptr<Replica>> replicas;
+    for (int32_t i = 0; i < place.replicas; ++i) {
+      auto replica = std::make_unique<TorchReplica>(net, place.device, request_.config.execution,
+                                                    loader_.health_);
+      const auto warm =
+          WarmUp(*replica, signature_.served, signature_.native, request_.config.max_batch_size);
+      if (!warm.ok()) return warm.status();
+      if (!warm->empty()) absl::StrAppend(&version_->provenance, "; ", *warm);
+      footprint.graphs_bytes += replica->graph_bytes();
+      footprint.staging_bytes += replica->staging_bytes();
+      replicas.push_back(std::move(replica));
+    }
+    if (meter.has_value()) footprint.workspace_bytes = meter->peak_bytes();
+    const int64_t cap = request_.config.device_memory_cap_bytes;
+    if (!place.device.is_cpu() && cap > 0 && footprint.on_device_bytes() > cap) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(Text(footprint), ": ", footprint.on_device_bytes(),
+                       " bytes were measured, device_memory_cap_bytes is ", cap,
+                       "; a smaller max_batch_size or fewer instances take less"));
+    }
+    absl::StrAppend(&version_->provenance, "; ", Text(footprint));
+    version_->footprints.push_back(footprint);
+    std::move(replicas.begin(), replicas.end(), std::back_inserter(version_->replicas));
+    return absl::OkStatus();
+  }
 
   absl::Status NewNet(std::shared_ptr<models::Net>* net) const {
     auto created = detection_.architecture->Create(detection_.parameters);
@@ -307,11 +323,19 @@ absl::StatusOr<Placement> TorchVersionLoader::Place(const LoadRequest& request,
 void TorchVersionLoader::Remember(const ModelVersion& version) {
   std::map<std::string, int64_t> replica_bytes;
   for (const DeviceFootprint& footprint : version.footprints) {
-    const auto replicas =
-        std::count_if(version.replicas.begin(), version.replicas.end(),
-                      [&](const auto& replica) { return replica->device() == footprint.device; });
+    int64_t replicas = 0;
+    bool limited = false;
+    for (const auto& replica : version.replicas) {
+      if (replica->device() != footprint.device) continue;
+      ++replicas;
+      limited = limited || replica->max_rows() < version.config.max_batch_size;
+    }
+    // Where batches were made to fit what was there, they took all of it, and the next version's
+    // can do with less, too.
     replica_bytes[footprint.device] =
-        (footprint.workspace_bytes + footprint.graphs_bytes) / std::max<int64_t>(replicas, 1);
+        limited
+            ? 0
+            : (footprint.workspace_bytes + footprint.graphs_bytes) / std::max<int64_t>(replicas, 1);
   }
   MutexLock lock(&mutex_);
   replica_bytes_[version.model] = std::move(replica_bytes);

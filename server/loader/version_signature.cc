@@ -1,4 +1,4 @@
-#include "server/reload/version_signature.h"
+#include "server/loader/version_signature.h"
 
 #include <c10/core/ScalarType.h>
 

@@ -4,8 +4,8 @@
 //
 // Called on the loading thread; other replicas of the device go on meanwhile.
 
-#ifndef SCONCE_SERVER_RELOAD_WARM_UP_H_
-#define SCONCE_SERVER_RELOAD_WARM_UP_H_
+#ifndef SCONCE_SERVER_LOADER_WARM_UP_H_
+#define SCONCE_SERVER_LOADER_WARM_UP_H_
 
 #include <cstdint>
 #include <string>
@@ -31,4 +31,4 @@ absl::StatusOr<std::string> WarmUp(TorchReplica& replica, const Signature& signa
 
 }  // namespace sconce
 
-#endif  // SCONCE_SERVER_RELOAD_WARM_UP_H_
+#endif  // SCONCE_SERVER_LOADER_WARM_UP_H_

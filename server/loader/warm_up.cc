@@ -1,4 +1,4 @@
-#include "server/reload/warm_up.h"
+#include "server/loader/warm_up.h"
 
 #include <algorithm>
 #include <chrono>
@@ -156,15 +156,21 @@ absl::StatusOr<std::string> WarmUp(TorchReplica& replica, const Signature& signa
     absl::Status alive = replica.CaptureGraphs(largest.inputs, largest.outputs);
     if (!alive.ok()) return alive;
   }
+  // A graph is brought to the device when it is first replayed. The largest batches fit without
+  // graphs; what these keep may be too much beside them.
+  for (const int64_t bucket : BatchBuckets(rows)) {
+    if (!replica.eager_because().empty()) break;
+    const auto replayed = RunZeros(replica, signature, native, bucket);
+    if (absl::IsResourceExhausted(replayed.status())) {
+      replica.DropGraphs(
+          absl::StrCat("their memory leaves too little for batches of ", bucket, " rows"));
+    } else if (!replayed.ok()) {
+      return LoadError(replayed.status());
+    }
+  }
   if (!replica.eager_because().empty()) {
     notes.push_back(
         absl::StrCat(replica.device(), " runs without graphs: ", replica.eager_because()));
-    return absl::StrJoin(notes, "; ");
-  }
-  // A graph is brought to the device when it is first replayed.
-  for (const int64_t bucket : BatchBuckets(rows)) {
-    const auto replayed = RunZeros(replica, signature, native, bucket);
-    if (!replayed.ok()) return LoadError(replayed.status());
   }
   return absl::StrJoin(notes, "; ");
 }
