@@ -77,15 +77,19 @@ void Batcher::OnVersionChanged() {
 
 void Batcher::Know(Slot* slot, const ModelVersion* version) {
   const size_t index = slot->executor.index();
+  ExecutorLoad& load = loads_[index];
   slot->device.clear();
   slot->usable = version == nullptr && index == 0;  // to refuse what waits
-  loads_[index].max_rows = std::numeric_limits<int64_t>::max();
-  if (version == nullptr || index >= version->replicas.size()) return;
-  const Replica& replica = *version->replicas[index];
-  slot->usable = version->number != slot->lost_version;
-  slot->device = replica.device();
-  loads_[index].max_rows = replica.max_rows();
-  slot->batch_rows = std::min(version->config.max_batch_size, replica.max_rows());
+  load.max_rows = std::numeric_limits<int64_t>::max();
+  if (version != nullptr && index < version->replicas.size()) {
+    const Replica& replica = *version->replicas[index];
+    slot->usable = version->number != slot->lost_version;
+    slot->device = replica.device();
+    load.max_rows = replica.max_rows();
+    slot->batch_rows = std::min(version->config.max_batch_size, replica.max_rows());
+  }
+  load.looks_soon = load.looks_soon || !load.available;
+  load.available = slot->usable && (load.available || load.under_way == 0);
 }
 
 void Batcher::CheckHealth() {
@@ -104,6 +108,7 @@ void Batcher::CheckHealth() {
       health = std::move(status);
       slots_[i]->lost_version = version->number;
       slots_[i]->usable = false;
+      loads_[i].available = false;
       slots_[i]->wake.Notify();
     }
     if (!any) left = queue_.TakeAll(NotServed(health.message()));
@@ -195,6 +200,7 @@ Batcher::Turn Batcher::AwaitTurn(Slot* slot, Closing* closing) {
   slot->watched.erase(slot->watched.begin(), slot->watched.end() - executor.under_way());
   loads_[index].under_way = executor.under_way();
   loads_[index].rows = executor.rows_under_way();
+  loads_[index].looks_soon = false;
   for (;;) {
     NextStep next;
     if (!slot->usable || stopped_) {
@@ -217,9 +223,12 @@ Batcher::Turn Batcher::AwaitTurn(Slot* slot, Closing* closing) {
       }
       if (next.step == ExecutorStep::kFinish) return Turn::kFinish;
     }
-    if (executor.HasAnswers()) return Turn::kAnswer;
-    if (stopped_) return Turn::kEnd;
     loads_[index].available = slot->usable;
+    if (executor.HasAnswers()) {
+      loads_[index].looks_soon = true;
+      return Turn::kAnswer;
+    }
+    if (stopped_) return Turn::kEnd;
     if (next.until == TimePoint::max()) {
       slot->wake.Wait(&mutex_);
     } else {

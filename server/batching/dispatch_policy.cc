@@ -8,7 +8,7 @@ namespace sconce {
 std::optional<size_t> NextExecutor(absl::Span<const ExecutorLoad> executors, int64_t rows,
                                    TimePoint now) {
   std::optional<size_t> best;
-  std::tuple<bool, TimePoint, int64_t> least;
+  std::tuple<bool, bool, TimePoint, int64_t> least;
   for (size_t i = 0; i < executors.size(); ++i) {
     const ExecutorLoad& candidate = executors[i];
     if (!candidate.available || candidate.max_rows < rows) continue;
@@ -19,7 +19,7 @@ std::optional<size_t> NextExecutor(absl::Span<const ExecutorLoad> executors, int
       device_rows += other.rows;
       device_end = std::max(device_end, other.expected_end);
     }
-    const std::tuple load(candidate.under_way > 0, device_end, device_rows);
+    const std::tuple load(candidate.under_way > 0, candidate.looks_soon, device_end, device_rows);
     if (best.has_value() && load >= least) continue;
     best = i;
     least = load;

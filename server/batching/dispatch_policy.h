@@ -24,13 +24,17 @@ struct ExecutorLoad {
   TimePoint expected_end{};
   // Rows of the largest batch that fits into the device's memory.
   int64_t max_rows = std::numeric_limits<int64_t>::max();
-  // Whether it could take a batch now: its thread waits for one and its replica works.
+  // Whether it could take a batch: its replica works, and its thread waits for one, or will look
+  // for one as soon as it has sent answers or begun to run.
   bool available = false;
+  // The latter, of one that is available.
+  bool looks_soon = false;
 };
 
 // The available executor that a request of `rows` rows fits and that can begin with it soonest: one
-// with nothing under way before one that has, and of those the one whose device has least under
-// way: by the time until that is expected to end, then by rows. None where no available one fits.
+// with nothing under way before one that has, one that waits before one that looks soon, and of
+// those the one whose device has least under way: by the time until that is expected to end, then
+// by rows. None where no available one fits.
 std::optional<size_t> NextExecutor(absl::Span<const ExecutorLoad> executors, int64_t rows,
                                    TimePoint now);
 

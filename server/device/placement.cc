@@ -38,7 +38,7 @@ absl::StatusOr<Meant> DevicesOf(const InstanceGroup& group, absl::Span<const Dev
         [gpu](const DeviceState& device) { return device.is_accelerator && device.number == gpu; });
     if (found == devices.end()) {
       return absl::InvalidArgumentError(
-          absl::StrCat("config.pbtxt: instance_group: gpus: there is no ", gpu,
+          absl::StrCat("config.pbtxt: instance_group: gpus: there is no device ", gpu,
                        ", this server has ", Names(devices.first(chosen))));
     }
     meant.devices.push_back(static_cast<size_t>(found - devices.begin()));

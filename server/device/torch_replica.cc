@@ -98,6 +98,7 @@ int TorchReplica::numa_node() const {
 }
 
 absl::Status TorchReplica::health() const {
+  if (!streams_.has_value()) return absl::OkStatus();
   const std::optional<std::string> reason = health_->LostBecause(device_name_);
   return reason.has_value() ? absl::UnavailableError(*reason) : absl::OkStatus();
 }

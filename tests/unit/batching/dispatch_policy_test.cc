@@ -49,6 +49,13 @@ TEST(DispatchPolicyTest, OfSeveralTheOneWhoseDeviceHasLeastUnderWay) {
   EXPECT_EQ(Next({Idle(0), Idle(1)}), 0u) << "the first of equals";
 }
 
+TEST(DispatchPolicyTest, OneThatLooksSoonComesAfterOneThatWaitsAndBeforeOneThatIsBusy) {
+  ExecutorLoad soon = Idle(0);
+  soon.looks_soon = true;
+  EXPECT_EQ(Next({soon, Idle(1)}), 1u);
+  EXPECT_EQ(Next({Deep(1, 1, milliseconds(1)), soon}), 1u);
+}
+
 TEST(DispatchPolicyTest, WorkOfAllExecutorsOfADeviceCounts) {
   EXPECT_EQ(Next({Idle(0), Idle(1), Busy(0, 3, milliseconds(3)), Busy(1, 2, milliseconds(3)),
                   Busy(1, 2, milliseconds(3))}),

@@ -80,7 +80,7 @@ TEST(PlacementTest, DeviceThatIsNotThereIsAnError) {
   ExpectRefused(
       Place({Gpu(0, 500), Gpu(2, 500)}, {{1, Kind::kGpu, {0, 1}}}),
       absl::StatusCode::kInvalidArgument,
-      "config.pbtxt: instance_group: gpus: there is no 1, this server has cuda:0, cuda:2");
+      "config.pbtxt: instance_group: gpus: there is no device 1, this server has cuda:0, cuda:2");
   ExpectRefused(PlaceReplicas({Cpu()}, 1, {{1, Kind::kGpu, {}}}, 0),
                 absl::StatusCode::kInvalidArgument,
                 "config.pbtxt: instance_group: KIND_GPU: this server has cpu");
