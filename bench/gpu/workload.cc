@@ -119,7 +119,8 @@ absl::StatusOr<std::unique_ptr<ModelVersion>> Versions::Load(const ExecutionOpti
   request.config.max_batch_size = workload_.batch;
   request.config.max_queue_size = int64_t{1} << 20;  // a queue that grows is measured, not refused
   request.config.execution = execution;
-  TorchVersionLoader loader({device_}, CheckpointOptions{}, &health_, {&workload_.architecture, 1});
+  TorchVersionLoader loader({device_}, CheckpointOptions{}, &health_, false,
+                            {&workload_.architecture, 1});
   return loader.Load(request);
 }
 

@@ -100,6 +100,9 @@ CLI::App* AddServe(CLI::App& app, ServeOptions& options) {
              "How long requests in flight may take to end after SIGTERM.");
   serve->add_flag("--exit-on-device-fault", options.exit_on_device_fault,
                   "End with status 3 once a model has lost every device it is on.");
+  serve->add_flag("--gpu-direct-storage", options.gpu_direct_storage,
+                  "Let a GPU read weights from their file by itself where libcufile and the file "
+                  "system can; not with --verify. Never tried on a GPU yet.");
   serve
       ->add_option_function<std::string>(
           "--verify",

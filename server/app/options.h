@@ -27,6 +27,7 @@ struct ServeOptions {
   std::chrono::milliseconds settle_time{300};
   std::chrono::milliseconds shutdown_grace{30000};
   bool exit_on_device_fault = false;
+  bool gpu_direct_storage = false;
   CheckpointOptions checkpoint;  // how weights files are read
   std::string log_format = "human";
   std::string log_level = "info";

@@ -81,7 +81,7 @@ struct Server::Parts {
                         const std::shared_ptr<const ModelVersion>& version,
                         const std::string& reason) { RetireLost(model, *version, reason); }),
         watchdog([this] { return batchers.UnderWay(); }, &metrics, Clock::Real()),
-        loader(devices.devices(), options.checkpoint, &device_health),
+        loader(devices.devices(), options.checkpoint, &device_health, options.gpu_direct_storage),
         reloader({options.model_repository,
                   {.settle = options.settle_time},
                   {.poll_interval = options.poll_interval}},

@@ -56,6 +56,8 @@ class File {
   ~File();
 
   const std::string& path() const { return path_; }
+  // For those that read by other means; valid as long as this is.
+  int fd() const { return fd_; }
   // As it was when the file was opened.
   int64_t size_bytes() const { return fingerprint_.size_bytes; }
   const FileFingerprint& fingerprint() const { return fingerprint_; }

@@ -152,6 +152,12 @@ struct TensorRequest {
   absl::Span<std::byte> destination;
 };
 
+// Where in an open file a tensor's bytes begin.
+struct FilePlace {
+  const File* file;
+  int64_t offset;
+};
+
 struct ReadOptions {
   // 0: one for each processor, a few at most.
   int threads = 0;
@@ -237,6 +243,11 @@ class Checkpoint {
   // After an error the destinations hold anything.
   virtual absl::Status ReadTensors(absl::Span<const TensorRequest> requests,
                                    const ReadOptions& options) const = 0;
+
+  // For those that read by other means, who then have to call CheckUnchanged as well: where the
+  // tensor's bytes lie, in one run and just as ReadInto would write them. None where they do not,
+  // or where they are to be verified. The file is open as long as this is.
+  virtual std::optional<FilePlace> PlaceOf(const TensorDescriptor& tensor) const = 0;
 
   // To be called after the last read: Aborted if a file was changed since it was opened, in
   // which case what was read may be of two states of it.

@@ -1,7 +1,7 @@
 // Accelerator: what a kind of device can do beyond what LibTorch offers for every device. CUDA's is
 // in libsconce_cuda.so (server/device/cuda); the simulated accelerator has one in tests. Where
 // there is none, or it says no, the server does without: no graphs, LibTorch's operators in place
-// of its own kernel.
+// of its own kernel, files read by the host.
 //
 // Immutable and thread-safe; lives as long as the process. Calls throw what LibTorch throws where
 // they are not said to return a status.
@@ -19,6 +19,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "server/base/file.h"
 #include "server/device/execution_options.h"
 #include "server/device/replica.h"
 
@@ -35,6 +36,16 @@ class Accelerator {
     virtual void Replay() = 0;
     // Device memory that the graph keeps for itself.
     virtual int64_t size_bytes() const = 0;
+  };
+
+  // A file that a device reads by itself, past the host's memory. Thread-safe; goes before the file
+  // it was made for.
+  class DirectFile {
+   public:
+    virtual ~DirectFile() = default;
+    // Fills the device's memory from `address` on with the file's bytes from `offset` on. Done when
+    // it returns, in no stream's order. After an error the memory holds anything.
+    virtual absl::Status Read(int64_t offset, void* address, int64_t size_bytes) const = 0;
   };
 
   virtual ~Accelerator() = default;
@@ -67,6 +78,10 @@ class Accelerator {
   // handle is none or is shorter; closed once the last owner is gone.
   virtual absl::StatusOr<DeviceBytes> OpenShared(c10::Device device, const std::string& handle,
                                                  int64_t size_bytes) const = 0;
+
+  // An error says why `device` cannot read the file by itself.
+  virtual absl::StatusOr<std::unique_ptr<DirectFile>> OpenDirect(c10::Device device,
+                                                                 const File& file) const = 0;
 };
 
 // The one of that kind of device; null where there is none.

@@ -47,10 +47,7 @@ c10::Event DeviceWeights::Take(UploadPlan::Way way, absl::Span<const TensorPiece
   const c10::InferenceMode normal(false);
   const c10::StreamGuard on_stream(stream_);
   if (way == UploadPlan::Way::kAsTheyAre) {
-    const TensorPiece& first = pieces[0];
-    const UploadPlan::Block& block = plan_->blocks[plan_->blocks_of_tensor[first.tensor][0]];
-    weights_.narrow(0, block.offset + first.first_byte, portion.size(0))
-        .copy_(portion, /*non_blocking=*/true);
+    PlaceOf(pieces[0], portion.size(0)).copy_(portion, /*non_blocking=*/true);
   } else {
     // The scratch memory serves one portion after the other, in the stream's order.
     scratch_.narrow(0, 0, portion.size(0)).copy_(portion, /*non_blocking=*/true);
@@ -60,6 +57,25 @@ c10::Event DeviceWeights::Take(UploadPlan::Way way, absl::Span<const TensorPiece
   if (way == UploadPlan::Way::kCast) {
     for (const TensorPiece& piece : pieces) Cast(piece);
   }
+  return copied;
+}
+
+at::Tensor DeviceWeights::PlaceOf(const TensorPiece& first, int64_t size_bytes) const {
+  const UploadPlan::Block& block = plan_->blocks[plan_->blocks_of_tensor[first.tensor][0]];
+  return weights_.narrow(0, block.offset + first.first_byte, size_bytes);
+}
+
+void* DeviceWeights::AddressOf(const TensorPiece& piece) const {
+  return PlaceOf(piece, piece.size_bytes).mutable_data_ptr();
+}
+
+c10::Event DeviceWeights::CopyBack(absl::Span<const TensorPiece> pieces,
+                                   const at::Tensor& portion) const {
+  const c10::InferenceMode normal(false);
+  const c10::StreamGuard on_stream(stream_);
+  portion.copy_(PlaceOf(pieces[0], portion.size(0)), /*non_blocking=*/true);
+  c10::Event copied(stream_.device_type());
+  copied.record(stream_);
   return copied;
 }
 

@@ -45,6 +45,12 @@ class DeviceWeights {
   c10::Event Take(UploadPlan::Way way, absl::Span<const TensorPiece> pieces,
                   const at::Tensor& portion);
 
+  // Where the piece's bytes lie if they are as in the file. Any number of threads may ask at once.
+  void* AddressOf(const TensorPiece& piece) const;
+  // Queues the way back of pieces that lie at their addresses; passed once `portion` holds them.
+  // REQUIRES: as Take with kAsTheyAre.
+  c10::Event CopyBack(absl::Span<const TensorPiece> pieces, const at::Tensor& portion) const;
+
   // Queues the values of blocks that no tensor of the checkpoint has.
   void FillConstants();
 
@@ -55,6 +61,8 @@ class DeviceWeights {
   void AssignTo(models::Net& net) const;
 
  private:
+  // The memory that a portion which begins with that piece is copied to as it is.
+  at::Tensor PlaceOf(const TensorPiece& first, int64_t size_bytes) const;
   void Cast(const TensorPiece& piece);
 
   const Checkpoint* const checkpoint_;

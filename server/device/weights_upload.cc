@@ -4,6 +4,7 @@
 #include <deque>
 #include <memory>
 #include <new>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "server/checkpoint/tensor_bounds.h"
 #include "server/device/device_set.h"
 #include "server/device/device_weights.h"
+#include "server/device/direct_reader.h"
 #include "server/device/portion_ring.h"
 #include "server/device/torch_errors.h"
 #include "server/weights/state_dict.h"
@@ -35,13 +37,16 @@ constexpr int64_t kHotBytes = int64_t{512} << 10;
 class Upload {
  public:
   Upload(const Checkpoint& checkpoint, const UploadPlan& plan,
-         absl::Span<const UploadTarget> targets)
+         absl::Span<const UploadTarget> targets, DirectReads* direct)
       : checkpoint_(checkpoint),
         plan_(plan),
         targets_(targets),
         digests_(checkpoint.tensors().size()) {
     for (const UploadTarget& target : targets) {
       devices_.emplace_back(&checkpoint, &plan, target.stream);
+    }
+    if (direct != nullptr) {
+      direct_.emplace(&checkpoint, &devices_[0], targets[0].stream.device(), direct);
     }
   }
 
@@ -54,6 +59,11 @@ class Upload {
     // be done.
     if (absl::Status status = checkpoint_.ReadTensors({}, {}); !status.ok()) return status;
     if (absl::Status status = DigestWhatStays(); !status.ok()) return status;
+    // What a device reads by itself is in no stream's order: whoever had this memory before is to
+    // be done with it.
+    if (direct_.has_value()) {
+      if (absl::Status status = AwaitDevices(); !status.ok()) return status;
+    }
     absl::Status moved = RunInParallel(plan_.jobs.size(), threads_, [this](size_t i) {
       absl::Status status = Guarded("host", [&] { return RunJob(plan_.jobs[i]); });
       if (!status.ok()) ring_->Fail(status);
@@ -167,8 +177,38 @@ class Upload {
       pieces.push_back({tensor, 0, at, size});
       at += UploadPlan::Align(size);
     }
-    if (absl::Status read = ReadWhole(pieces, **portion); !read.ok()) return read;
-    return Send(job.way, pieces, *portion);
+    const absl::StatusOr<bool> direct = ReadDirectly(job.way, pieces, **portion);
+    if (!direct.ok()) return direct.status();
+    if (*direct) {
+      for (const TensorPiece& piece : pieces) {
+        TensorDigest digest(checkpoint_.tensors()[piece.tensor]);
+        digest.Update(BytesOf(piece, **portion));
+        digests_[piece.tensor] = digest.Finish();
+      }
+    } else if (absl::Status read = ReadWhole(pieces, **portion); !read.ok()) {
+      return read;
+    }
+    return Send(job.way, pieces, *portion, *direct);
+  }
+
+  static absl::Span<std::byte> BytesOf(const TensorPiece& piece,
+                                       const PortionRing::Portion& portion) {
+    return {portion.data() + piece.at, static_cast<size_t>(piece.size_bytes)};
+  }
+
+  // Whether the first device has read the pieces by itself; they are in the portion, too, then.
+  absl::StatusOr<bool> ReadDirectly(Way way, const std::vector<TensorPiece>& pieces,
+                                    const PortionRing::Portion& portion) {
+    if (way != Way::kAsTheyAre || !direct_.has_value() || !direct_->Read(pieces)) return false;
+    const int64_t size = pieces.back().at + pieces.back().size_bytes;
+    return Guarded(devices_[0].device(), [&]() -> absl::StatusOr<bool> {
+      const c10::Event copied = [&] {
+        MutexLock lock(&sending_);
+        return devices_[0].CopyBack(pieces, portion.memory.narrow(0, 0, size));
+      }();
+      copied.synchronize();
+      return true;
+    });
   }
 
   absl::Status ReadWhole(const std::vector<TensorPiece>& pieces,
@@ -177,8 +217,7 @@ class Upload {
     std::vector<TensorDigest> digests;
     for (const TensorPiece& piece : pieces) {
       const TensorDescriptor& tensor = checkpoint_.tensors()[piece.tensor];
-      const auto size = static_cast<size_t>(piece.size_bytes);
-      requests.push_back({.tensor = &tensor, .destination = {portion.data() + piece.at, size}});
+      requests.push_back({.tensor = &tensor, .destination = BytesOf(piece, portion)});
       digests.emplace_back(tensor);
     }
     ReadOptions options;
@@ -201,8 +240,14 @@ class Upload {
       absl::StatusOr<PortionRing::Portion*> portion = ring_->Take();
       if (!portion.ok()) return portion.status();
       const TensorPiece piece = {index, done, 0, std::min(most, size - done)};
-      if (absl::Status read = ReadPiece(piece, digest, **portion); !read.ok()) return read;
-      if (absl::Status sent = Send(way, {piece}, *portion); !sent.ok()) return sent;
+      const absl::StatusOr<bool> direct = ReadDirectly(way, {piece}, **portion);
+      if (!direct.ok()) return direct.status();
+      if (*direct) {
+        digest.Update(BytesOf(piece, **portion));
+      } else if (absl::Status read = ReadPiece(piece, digest, **portion); !read.ok()) {
+        return read;
+      }
+      if (absl::Status sent = Send(way, {piece}, *portion, *direct); !sent.ok()) return sent;
       done += piece.size_bytes;
     }
     digests_[index] = digest.Finish();
@@ -228,13 +273,15 @@ class Upload {
     return absl::OkStatus();
   }
 
-  // Queues what becomes of the portion on every device, and gives it back.
-  absl::Status Send(Way way, const std::vector<TensorPiece>& pieces,
-                    PortionRing::Portion* portion) {
+  // Queues what becomes of the portion on every device, the first one left out where it has the
+  // pieces already, and gives it back.
+  absl::Status Send(Way way, const std::vector<TensorPiece>& pieces, PortionRing::Portion* portion,
+                    bool first_has_it) {
     if (way != Way::kNowhere) {
       const int64_t size = pieces.back().at + pieces.back().size_bytes;
       MutexLock lock(&sending_);
       absl::Status sent = OnEach([&](DeviceWeights& device) {
+        if (first_has_it && &device == &devices_[0]) return;
         portion->copied.push_back(device.Take(way, pieces, portion->memory.narrow(0, 0, size)));
       });
       if (!sent.ok()) return sent;
@@ -258,7 +305,8 @@ class Upload {
   const absl::Span<const UploadTarget> targets_;
   int threads_ = 1;
   Mutex sending_;
-  std::deque<DeviceWeights> devices_;  // by target; by one thread at a time: sending_
+  std::deque<DeviceWeights> devices_;   // by target; by one thread at a time: sending_
+  std::optional<DirectReader> direct_;  // by the first of them
   std::unique_ptr<PortionRing> ring_;
   std::vector<Digest128> digests_;  // by tensor; each written by one job
 };
@@ -284,9 +332,9 @@ absl::Status Diagnose(const absl::Status& error, absl::Span<const UploadTarget> 
 
 absl::StatusOr<std::string> UploadWeights(const Checkpoint& checkpoint, const UploadPlan& plan,
                                           absl::Span<const UploadTarget> targets,
-                                          DeviceHealth* health) {
+                                          DeviceHealth* health, DirectReads* direct) {
   absl::StatusOr<std::string> id = Guarded("host", [&]() -> absl::StatusOr<std::string> {
-    return Upload(checkpoint, plan, targets).Run();
+    return Upload(checkpoint, plan, targets, direct).Run();
   });
   if (!id.ok()) return Diagnose(id.status(), targets, health);
   return id;

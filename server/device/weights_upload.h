@@ -12,6 +12,7 @@
 
 #include <c10/core/Stream.h>
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -30,8 +31,18 @@ struct UploadTarget {
   models::Net* net;
 };
 
+// What the first target's device read from the files by itself (Accelerator::DirectFile).
+struct DirectReads {
+  int64_t bytes = 0;
+  std::string why_no_more;  // empty where nothing went wrong
+};
+
 // Gives the tensors of each target's net their weights; returns the weights id, which is the one
 // ReadStateDict gives.
+//
+// `direct`: null, or the first target's device is to read by itself what it wants as it is in the
+// file. It gives a copy back to the host, for the id and for other devices. What cannot be had that
+// way comes through the host.
 //
 // Errors are those of the checkpoint (ABORTED: a file was changed meanwhile); RESOURCE_EXHAUSTED
 // where a device's or the host's memory is too small, with what was needed and what was free;
@@ -40,7 +51,7 @@ struct UploadTarget {
 // REQUIRES: `plan` was made for nets such as these; no two targets on one device.
 absl::StatusOr<std::string> UploadWeights(const Checkpoint& checkpoint, const UploadPlan& plan,
                                           absl::Span<const UploadTarget> targets,
-                                          DeviceHealth* health);
+                                          DeviceHealth* health, DirectReads* direct = nullptr);
 
 }  // namespace sconce
 

@@ -66,6 +66,18 @@ std::string Text(const DeviceFootprint& footprint) {
   return text;
 }
 
+// "cuda:0 read 102.4 MB from the files by itself".
+std::string Text(const DirectReads& direct, c10::Device device) {
+  std::string text = absl::StrFormat("%s read %.1f MB from the files by itself", device.str(),
+                                     static_cast<double>(direct.bytes) / 1e6);
+  if (!direct.why_no_more.empty()) {
+    absl::StrAppend(&text, ", no more: ", direct.why_no_more);
+  } else if (direct.bytes == 0) {
+    absl::StrAppend(&text, ": no tensor is wanted as it lies there, or they are to be verified");
+  }
+  return text;
+}
+
 // Calls on_phase with the time since the call before.
 class PhaseClock {
  public:
@@ -157,8 +169,13 @@ class TorchVersionLoader::Loading {
       // Memory that the version gives back, also where this load fails.
       version_->after_replicas = std::shared_ptr<void>(
           nullptr, [lanes = loader_.lanes_](void*) { lanes->ReturnCaches(); });
-      const auto id = UploadWeights(checkpoint_, plan_, targets, loader_.health_);
+      DirectReads direct;
+      const auto id = UploadWeights(checkpoint_, plan_, targets, loader_.health_,
+                                    loader_.direct_storage_ ? &direct : nullptr);
       if (!id.ok()) return id.status();
+      if (loader_.direct_storage_) {
+        absl::StrAppend(&version_->provenance, "; ", Text(direct, targets[0].stream.device()));
+      }
       if (absl::Status status = TakeId(*id); !status.ok()) return status;
     }
     for (OnDevice& place : places_) place.net->Eval();
@@ -259,12 +276,13 @@ class TorchVersionLoader::Loading {
 
 TorchVersionLoader::TorchVersionLoader(std::vector<c10::Device> devices,
                                        const CheckpointOptions& checkpoint_options,
-                                       DeviceHealth* health,
+                                       DeviceHealth* health, bool direct_storage,
                                        absl::Span<const models::Architecture* const> catalog)
     : all_devices_(WithCpu(devices)),
       chosen_(devices.size()),
       checkpoint_options_(checkpoint_options),
       health_(health),
+      direct_storage_(direct_storage),
       catalog_(catalog),
       lanes_(std::make_shared<LoadLanes>()) {}
 

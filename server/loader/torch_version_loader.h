@@ -33,8 +33,9 @@ class TorchVersionLoader : public VersionLoader {
  public:
   // `devices`: where replicas go unless a model's configuration says otherwise.
   // `checkpoint_options`: how weights files are read. `health` and `catalog` outlive the versions.
+  // `direct_storage`: devices read weights by themselves where they can.
   TorchVersionLoader(std::vector<c10::Device> devices, const CheckpointOptions& checkpoint_options,
-                     DeviceHealth* health,
+                     DeviceHealth* health, bool direct_storage = false,
                      absl::Span<const models::Architecture* const> catalog = models::Catalog());
 
   absl::StatusOr<std::unique_ptr<ModelVersion>> Load(const LoadRequest& request) override;
@@ -53,6 +54,7 @@ class TorchVersionLoader : public VersionLoader {
   const size_t chosen_;
   const CheckpointOptions checkpoint_options_;
   DeviceHealth* const health_;
+  const bool direct_storage_;
   const absl::Span<const models::Architecture* const> catalog_;
   const std::shared_ptr<LoadLanes> lanes_;
 

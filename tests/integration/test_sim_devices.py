@@ -263,6 +263,14 @@ def test_an_unloaded_model_gives_everything_back(serve_sim, repository):
         "the allocators' caches to be given back")
 
 
+def test_a_device_reads_weights_by_itself_where_that_is_asked_for(serve_sim, repository):
+    width = 512
+    save(constant_mlp(1, width), place(repository, "m"))
+    server = serve_sim("--gpu-direct-storage")
+    assert np.all(server.infer("m", np.ones((1, width))).array == 1)
+    assert re.search(r"; sim:0 read [1-9][0-9.]* MB from the files by itself;", server.log())
+
+
 # Swaps -------------------------------------------------------------------------------------------
 
 

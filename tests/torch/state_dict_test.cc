@@ -80,6 +80,7 @@ class FakeCheckpoint final : public Checkpoint {
     }
     return absl::OkStatus();
   }
+  std::optional<FilePlace> PlaceOf(const TensorDescriptor&) const override { return std::nullopt; }
   absl::Status CheckUnchanged() const override { return unchanged; }
   absl::Status UseManifests() override { return absl::OkStatus(); }
 

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -31,6 +32,7 @@ class StoredCheckpoint final : public Checkpoint {
                          absl::Span<std::byte> destination) const override;
   absl::Status ReadTensors(absl::Span<const TensorRequest> requests,
                            const ReadOptions& options) const override;
+  std::optional<FilePlace> PlaceOf(const TensorDescriptor& tensor) const override;
   absl::Status CheckUnchanged() const override;
 
  private:
@@ -49,6 +51,8 @@ class StoredCheckpoint final : public Checkpoint {
   absl::Status About(const TensorDescriptor& tensor, const absl::Status& status) const;
   // True where the tensor's bytes lie in a file in one run, as they are to be handed out.
   bool IsPlain(const TensorDescriptor& tensor) const;
+  // REQUIRES: IsPlain(tensor).
+  FilePlace PlaceOfPlain(const TensorDescriptor& tensor) const;
   // Reads every file for its digest alone, unless that was done before.
   absl::Status VerifyFilesOnce() const;
   // Reads the extents of each file, and with them, where that is still to be done, every byte of

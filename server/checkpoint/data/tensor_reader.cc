@@ -85,6 +85,18 @@ bool StoredCheckpoint::IsPlain(const TensorDescriptor& tensor) const {
   return storage_crcs_.empty() || (tensor.offset == 0 && tensor.size_bytes() == storage.size_bytes);
 }
 
+FilePlace StoredCheckpoint::PlaceOfPlain(const TensorDescriptor& tensor) const {
+  const StorageDescriptor& storage = storages()[static_cast<size_t>(tensor.storage)];
+  return {&files_[static_cast<size_t>(storage.file)],
+          storage.file_offset + tensor.offset * DTypeSize(tensor.dtype)};
+}
+
+std::optional<FilePlace> StoredCheckpoint::PlaceOf(const TensorDescriptor& tensor) const {
+  if (!storage_crcs_.empty() || !manifests_.empty()) return std::nullopt;
+  if (tensor.quantizer.has_value() || !IsPlain(tensor)) return std::nullopt;
+  return PlaceOfPlain(tensor);
+}
+
 absl::Status StoredCheckpoint::ReadTensors(absl::Span<const TensorRequest> requests,
                                            const ReadOptions& options) const {
   std::vector<std::vector<FileExtent>> plain(files_.size());
@@ -98,9 +110,9 @@ absl::Status StoredCheckpoint::ReadTensors(absl::Span<const TensorRequest> reque
       others.push_back(i);
       continue;
     }
-    const StorageDescriptor& storage = storages()[static_cast<size_t>(tensor.storage)];
-    const int64_t offset = storage.file_offset + tensor.offset * DTypeSize(tensor.dtype);
-    plain[static_cast<size_t>(storage.file)].push_back({offset, destination, i});
+    const FilePlace place = PlaceOfPlain(tensor);
+    plain[static_cast<size_t>(place.file - files_.data())].push_back(
+        {place.offset, destination, i});
   }
 
   std::vector<uint32_t> crcs(storage_crcs_.empty() ? 0 : requests.size());

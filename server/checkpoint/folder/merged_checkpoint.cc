@@ -170,6 +170,11 @@ absl::Status MergedCheckpoint::ReadTensors(absl::Span<const TensorRequest> reque
   return absl::OkStatus();
 }
 
+std::optional<FilePlace> MergedCheckpoint::PlaceOf(const TensorDescriptor& tensor) const {
+  const size_t part = PartOf(tensor);
+  return parts_[part]->PlaceOf(Renumbered(tensor, -first_storages_[part]));
+}
+
 absl::Status MergedCheckpoint::UseManifests() {
   // No read of a tensor comes by these files, so that they are verified at once.
   for (const File& file : others_) {

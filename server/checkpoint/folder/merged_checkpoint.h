@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,7 @@ class MergedCheckpoint final : public Checkpoint {
   // One part after the other.
   absl::Status ReadTensors(absl::Span<const TensorRequest> requests,
                            const ReadOptions& options) const override;
+  std::optional<FilePlace> PlaceOf(const TensorDescriptor& tensor) const override;
   absl::Status CheckUnchanged() const override;
 
  protected:

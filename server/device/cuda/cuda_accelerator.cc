@@ -6,6 +6,7 @@
 #include <cuda_runtime_api.h>
 
 #include "server/device/cuda/cuda_graph.h"
+#include "server/device/cuda/direct_storage.h"
 #include "server/device/cuda/normalise_kernel.h"
 #include "server/device/cuda/shared_memory.h"
 #include "server/device/pci.h"
@@ -59,6 +60,11 @@ absl::StatusOr<DeviceBytes> CudaAccelerator::OpenShared(c10::Device device,
                                                         const std::string& handle,
                                                         int64_t size_bytes) const {
   return OpenCudaShared(device, handle, size_bytes);
+}
+
+absl::StatusOr<std::unique_ptr<Accelerator::DirectFile>> CudaAccelerator::OpenDirect(
+    c10::Device device, const File& file) const {
+  return OpenDirectStorage(device, file);
 }
 
 }  // namespace sconce

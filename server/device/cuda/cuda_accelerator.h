@@ -24,6 +24,8 @@ class CudaAccelerator : public Accelerator {
                  const at::Tensor& bias, at::Tensor& out) const override;
   absl::StatusOr<DeviceBytes> OpenShared(c10::Device device, const std::string& handle,
                                          int64_t size_bytes) const override;
+  absl::StatusOr<std::unique_ptr<DirectFile>> OpenDirect(c10::Device device,
+                                                         const File& file) const override;
 };
 
 }  // namespace sconce

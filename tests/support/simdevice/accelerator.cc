@@ -5,12 +5,14 @@
 
 #include <array>
 #include <atomic>
+#include <cstring>
 #include <exception>
 #include <memory>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/file.h"
 #include "server/device/accelerator.h"
 #include "tests/support/simdevice/memory.h"
 #include "tests/support/simdevice/shared_memory.h"
@@ -21,6 +23,8 @@ namespace sconce::simdevice {
 namespace {
 
 std::array<std::atomic<int64_t>, kMaxDevices> replays{};
+std::array<std::atomic<int64_t>, kMaxDevices> direct_reads{};
+std::atomic<int64_t> direct_reads_until_failure = 0;
 
 std::string FirstLine(const char* what) {
   const std::string text(what);
@@ -44,6 +48,29 @@ class SimGraph final : public Accelerator::Graph {
   const c10::Device device_;
   const std::unique_ptr<GraphMemory> memory_;
   const Recording recording_;
+};
+
+class SimDirectFile final : public Accelerator::DirectFile {
+ public:
+  SimDirectFile(c10::Device device, const File* file) : device_(device), file_(file) {}
+
+  absl::Status Read(int64_t offset, void* address, int64_t size_bytes) const override {
+    ThrowIfBroken(device_.index());
+    if (DeviceOfPointer(address) != device_) {
+      return absl::InvalidArgumentError(absl::StrCat("expected memory of ", device_.str()));
+    }
+    ++direct_reads[device_.index()];
+    // What a read that fails has written is not the file's.
+    if (--direct_reads_until_failure == 0) {
+      std::memset(KernelView(address), 0x5a, static_cast<size_t>(size_bytes));
+      return absl::UnavailableError("sim error: the direct read failed");
+    }
+    return file_->ReadAt(offset, {KernelView(address), static_cast<size_t>(size_bytes)});
+  }
+
+ private:
+  const c10::Device device_;
+  const File* const file_;
 };
 
 class SimAccelerator final : public Accelerator {
@@ -84,6 +111,11 @@ class SimAccelerator final : public Accelerator {
     return false;
   }
 
+  absl::StatusOr<std::unique_ptr<DirectFile>> OpenDirect(c10::Device device,
+                                                         const File& file) const override {
+    return std::make_unique<SimDirectFile>(device, &file);
+  }
+
   absl::StatusOr<DeviceBytes> OpenShared(c10::Device device, const std::string& handle,
                                          int64_t size_bytes) const override {
     const auto shared = FindShared(handle);
@@ -108,6 +140,10 @@ void RegisterSimAccelerator(bool graphs) {
   static const SimAccelerator accelerator(graphs);
   RegisterAccelerator(c10::kPrivateUse1, &accelerator);
 }
+
+int64_t DirectReads(c10::Device device) { return direct_reads[device.index()]; }
+
+void FailDirectRead(int64_t n) { direct_reads_until_failure = n; }
 
 int64_t GraphReplays(c10::Device device) { return replays[device.index()]; }
 
