@@ -5,10 +5,13 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstring>
+#include <functional>
 #include <future>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -68,6 +71,35 @@ class BatcherTest : public ::testing::Test {
     request.done = [promise](Answer answer) { promise->set_value(std::move(answer)); };
     batchers_.Find("m")->Submit(std::move(request));
     return promise->get_future();
+  }
+
+  // Publishes versions 1 to `swaps`, whose every value is their number, under the requests of four
+  // clients, and expects each request to be answered by one version, with that version's values.
+  void SwapUnderLoad(int64_t swaps, const std::function<void(int64_t number)>& publish) {
+    publish(1);
+    std::atomic<bool> stop{false};
+    std::atomic<int64_t> answered{0};
+    std::vector<std::thread> clients;
+    for (int c = 0; c < 4; ++c) {
+      clients.emplace_back([&, c] {
+        while (!stop) {
+          const Answer answer = Submit(Request(1 + c, 7)).get();
+          ASSERT_TRUE(answer.ok()) << answer.status();
+          const auto number = static_cast<float>(answer->version->number);
+          ASSERT_EQ(Values(*answer), std::vector<float>((1 + c) * 2, number));
+          ++answered;
+        }
+      });
+    }
+    for (int64_t number = 2; number <= swaps; ++number) {
+      const int64_t before = answered;
+      publish(number);
+      while (answered < before + 2) std::this_thread::yield();
+    }
+    stop = true;
+    for (std::thread& client : clients) client.join();
+    EXPECT_EQ(registry_.Find("m")->statistics().Snapshot().fail.count, 0u);
+    while (reaper_.reaped() < swaps - 1) std::this_thread::yield();
   }
 
   static std::vector<float> Values(const InferResponse& response) {

@@ -244,31 +244,10 @@ TEST_F(BatcherTest, EveryReplicaRunsBatchesOfItsOwn) {
 // The promise of the whole server, without torch: while versions change as fast as they can, every
 // request is answered, by one version, with that version's values in every row.
 TEST_F(BatcherTest, SwapsUnderLoadLoseAndMixNothing) {
-  constexpr int kSwaps = 300;
-  Publish(1, {.scale = 0, .bias = 1}, 2);
-  std::atomic<bool> stop{false};
-  std::atomic<int64_t> answered{0};
-  std::vector<std::thread> clients;
-  for (int c = 0; c < 4; ++c) {
-    clients.emplace_back([&, c] {
-      while (!stop) {
-        const Answer answer = Submit(Request(1 + c, 7)).get();
-        ASSERT_TRUE(answer.ok()) << answer.status();
-        const auto number = static_cast<float>(answer->version->number);
-        ASSERT_EQ(Values(*answer), std::vector<float>((1 + c) * 2, number));
-        ++answered;
-      }
-    });
-  }
-  for (int64_t number = 2; number <= kSwaps; ++number) {
-    const int64_t before = answered;
-    Publish(number, {.scale = 0, .bias = static_cast<float>(number)}, 1 + number % 3);
-    while (answered < before + 2) std::this_thread::yield();
-  }
-  stop = true;
-  for (std::thread& client : clients) client.join();
-  EXPECT_EQ(registry_.Find("m")->statistics().Snapshot().fail.count, 0u);
-  while (reaper_.reaped() < kSwaps - 1) std::this_thread::yield();
+  SwapUnderLoad(300, [this](int64_t number) {
+    const size_t replicas = number == 1 ? 2 : 1 + number % 3;
+    Publish(number, {.scale = 0, .bias = static_cast<float>(number)}, replicas);
+  });
 }
 
 }  // namespace

@@ -319,8 +319,7 @@ TEST_F(DevicesTest, ARequestThatFitsNoReplicaOfANewVersionIsRefusedThen) {
 
 // As SwapsUnderLoadLoseAndMixNothing, with batches that overlap on two devices.
 TEST_F(BatcherTest, SwapsUnderLoadLoseAndMixNothingWhereBatchesOverlap) {
-  constexpr int kSwaps = 200;
-  const auto behaviours = [](int64_t number) {
+  SwapUnderLoad(200, [this](int64_t number) {
     std::vector<FakeReplica::Behaviour> all;
     for (int64_t i = 0; i <= number % 3; ++i) {
       all.push_back({.scale = 0,
@@ -328,32 +327,8 @@ TEST_F(BatcherTest, SwapsUnderLoadLoseAndMixNothingWhereBatchesOverlap) {
                      .device = i % 2 == 0 ? "sim:0" : "sim:1",
                      .depth = static_cast<int>(1 + (number + i) % 3)});
     }
-    return all;
-  };
-  PublishOn(1, behaviours(1));
-  std::atomic<bool> stop{false};
-  std::atomic<int64_t> answered{0};
-  std::vector<std::thread> clients;
-  for (int c = 0; c < 4; ++c) {
-    clients.emplace_back([&, c] {
-      while (!stop) {
-        const Answer answer = Submit(Request(1 + c, 7)).get();
-        ASSERT_TRUE(answer.ok()) << answer.status();
-        const auto number = static_cast<float>(answer->version->number);
-        ASSERT_EQ(Values(*answer), std::vector<float>((1 + c) * 2, number));
-        ++answered;
-      }
-    });
-  }
-  for (int64_t number = 2; number <= kSwaps; ++number) {
-    const int64_t before = answered;
-    PublishOn(number, behaviours(number));
-    while (answered < before + 2) std::this_thread::yield();
-  }
-  stop = true;
-  for (std::thread& client : clients) client.join();
-  EXPECT_EQ(registry_.Find("m")->statistics().Snapshot().fail.count, 0u);
-  while (reaper_.reaped() < kSwaps - 1) std::this_thread::yield();
+    PublishOn(number, std::move(all));
+  });
 }
 
 }  // namespace
