@@ -53,16 +53,6 @@ std::shared_ptr<models::Net> MakeNet(const ReplicaCase& c, c10::Device device) {
   return nullptr;
 }
 
-std::shared_ptr<models::Net> MakeFunction(std::vector<int64_t> dims,
-                                          std::function<at::Tensor(const at::Tensor&)> function) {
-  const models::TensorSpec x{"x", at::kFloat, dims}, y{"y", at::kFloat, std::move(dims)};
-  return std::make_shared<FunctionNet>(
-      models::Signature{{x}, {y}},
-      [function = std::move(function)](const std::vector<at::Tensor>& inputs) {
-        return std::vector<at::Tensor>{function(inputs.at(0))};
-      });
-}
-
 at::Tensor Drawn(const std::vector<int64_t>& shape, int seed) {
   at::Generator generator = at::detail::createCPUGenerator(seed);
   return at::randn(shape, generator);

@@ -16,6 +16,7 @@
 #include "models/net.h"
 #include "server/device/torch_replica.h"
 #include "tests/device/sim_test.h"
+#include "tests/support/function_net.h"
 
 namespace sconce {
 
@@ -30,34 +31,6 @@ ReplicaCase Mlp();
 
 // The same network, with the same weights, each time it is made.
 std::shared_ptr<models::Net> MakeNet(const ReplicaCase& c, c10::Device device);
-
-// A network without weights that is one function of one input.
-class FunctionNet final : public models::Net {
- public:
-  using Function = std::function<std::vector<at::Tensor>(const std::vector<at::Tensor>&)>;
-
-  FunctionNet(models::Signature signature, Function function)
-      : signature_(std::move(signature)), function_(std::move(function)) {}
-
-  const std::string& class_name() const override { return class_name_; }
-  const models::Signature& signature() const override { return signature_; }
-  std::vector<models::NamedTensor> State() const override { return {}; }
-  std::vector<std::string> ModuleNames() const override { return {""}; }
-  void Assign(size_t, const at::Tensor&) override {}
-  void Eval() override {}
-  std::vector<at::Tensor> Forward(const std::vector<at::Tensor>& inputs) const override {
-    return function_(inputs);
-  }
-
- private:
-  const std::string class_name_ = "Function";
-  const models::Signature signature_;
-  const Function function_;
-};
-
-// FP32[-1, dims...] in and out.
-std::shared_ptr<models::Net> MakeFunction(std::vector<int64_t> dims,
-                                          std::function<at::Tensor(const at::Tensor&)> function);
 
 // Numbers drawn with `seed`, in the replica's staging memory.
 HostTensor Staged(Replica& replica, const std::vector<int64_t>& shape, int seed);

@@ -12,7 +12,7 @@
 #include "server/device/torch_replica.h"
 #include "tests/gpu/backend.h"
 #include "tests/gpu/suite.h"
-#include "tests/gpu/test_nets.h"
+#include "tests/support/function_net.h"
 
 namespace sconce::gpu {
 namespace {
@@ -31,10 +31,9 @@ using GpuFaultDeathTest = GpuTest;
 std::unique_ptr<TorchReplica> LookUpReplica(c10::Device device, DeviceHealth* health) {
   // A table of 8 numbers; an input of 8 or more reads beyond it, which the device notices later.
   const at::Tensor table = at::arange(8, at::TensorOptions().dtype(at::kFloat)).to(device);
-  auto net = std::make_shared<FunctionNet>(
-      std::vector<int64_t>{4}, std::vector<int64_t>{4}, [table](const at::Tensor& x) {
-        return table.index_select(0, x.flatten().to(at::kLong)).view(x.sizes());
-      });
+  auto net = MakeFunction({4}, [table](const at::Tensor& x) {
+    return table.index_select(0, x.flatten().to(at::kLong)).view(x.sizes());
+  });
   ExecutionOptions options;
   options.graphs = false;
   return std::make_unique<TorchReplica>(std::move(net), device, options, health);

@@ -15,7 +15,7 @@
 #include "server/device/torch_replica.h"
 #include "tests/gpu/backend.h"
 #include "tests/gpu/suite.h"
-#include "tests/gpu/test_nets.h"
+#include "tests/support/function_net.h"
 
 namespace sconce::gpu {
 namespace {
@@ -69,15 +69,13 @@ class GpuOverlap : public GpuTest {
  protected:
   // x + 1, once `gate` is open.
   std::unique_ptr<TorchReplica> GatedReplica(const std::shared_ptr<Gate>& gate) const {
-    auto net = std::make_shared<FunctionNet>(
-        std::vector<int64_t>{16}, std::vector<int64_t>{16},
-        [gate, device = device_](const at::Tensor& x) {
-          if (gate != nullptr) {
-            Queue(c10::impl::VirtualGuardImpl(device.type()).getStream(device),
-                  [gate] { gate->Pass(); });
-          }
-          return x.add(1);
-        });
+    auto net = MakeFunction({16}, [gate, device = device_](const at::Tensor& x) {
+      if (gate != nullptr) {
+        Queue(c10::impl::VirtualGuardImpl(device.type()).getStream(device),
+              [gate] { gate->Pass(); });
+      }
+      return x.add(1);
+    });
     ExecutionOptions options;
     options.graphs = false;
     return std::make_unique<TorchReplica>(std::move(net), device_, options, nullptr);
