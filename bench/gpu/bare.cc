@@ -15,7 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "bench/load_generator/latency_histogram.h"
 #include "server/base/clock.h"
-#include "server/device/math_mode.h"
+#include "server/device/execution/math_mode.h"
 
 namespace sconce::bench {
 

@@ -16,7 +16,7 @@
 #include "models/catalog.h"
 #include "server/base/clock.h"
 #include "server/checkpoint/checkpoint.h"
-#include "server/device/weights_upload.h"
+#include "server/device/upload/weights_upload.h"
 #include "server/weights/load_state_dict.h"
 #include "server/weights/state_dict.h"
 

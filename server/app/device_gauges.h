@@ -10,7 +10,7 @@
 
 #include "server/base/metrics.h"
 #include "server/device/device_set.h"
-#include "server/device/nvml.h"
+#include "server/device/nvidia/nvml.h"
 
 namespace sconce {
 

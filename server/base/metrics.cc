@@ -19,24 +19,29 @@ using prometheus::BuildHistogram;
 using prometheus::Histogram;
 
 // 50 us to 10 s: a tiny model's batch takes less than 100 us, a large one's seconds.
-const Histogram::BucketBoundaries kRequestSeconds = {0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025,
-                                                     0.005,   0.01,   0.025,   0.05,   0.1,   0.25,
-                                                     0.5,     1,      2.5,     5,      10};
+const Histogram::BucketBoundaries kRequestSeconds = {
+    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
+    0.05,    0.1,    0.25,    0.5,    1,     2.5,    5,     10};
 const Histogram::BucketBoundaries kLoadSeconds = {0.001, 0.01, 0.1, 0.25, 0.5, 1,
                                                   2.5,   5,    10,  30,   60,  300};
 const Histogram::BucketBoundaries kRows = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512};
 
 constexpr std::array kRequestPhaseNames = {"queue", "assemble", "compute", "respond", "total"};
-constexpr std::array kLoadOutcomeNames = {"published", "rejected", "retrying"};
-constexpr std::array kLoadPhaseNames = {"settle", "open", "read", "build", "warm_up", "publish"};
+constexpr std::array kLoadOutcomeNames = {"published", "rejected", "retrying",
+                                          "no_memory", "held",     "withdrawn"};
+constexpr std::array kWeightSources = {"read", "shared"};
+
+bool TakesTime(VersionState state) {
+  return (state >= VersionState::kSettling && state <= VersionState::kChecked) ||
+         state == VersionState::kPublished;
+}
 
 // gRPC's names of its codes, by value.
 constexpr std::array kCodeNames = {
-    "OK",           "CANCELLED",         "UNKNOWN",           "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED", "NOT_FOUND",    "ALREADY_EXISTS",    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED",   "OUT_OF_RANGE",
-    "UNIMPLEMENTED", "INTERNAL",         "UNAVAILABLE",       "DATA_LOSS",
-    "UNAUTHENTICATED"};
+    "OK",        "CANCELLED",      "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
+    "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
+    "ABORTED",   "OUT_OF_RANGE",   "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
+    "DATA_LOSS", "UNAUTHENTICATED"};
 
 }  // namespace
 
@@ -82,13 +87,24 @@ class ModelMetrics::Families {
         loads(BuildCounter()
                   .Name("sconce_loads_total")
                   .Help("Attempts to bring a weights file into service, by outcome: published, "
-                        "rejected (not tried again until the file changes), retrying.")
+                        "rejected (not tried again until the file changes), retrying, no_memory, "
+                        "held (waits to be promoted), withdrawn (a canary).")
                   .Register(r)),
-        load_phases(
-            BuildHistogram()
-                .Name("sconce_load_phase_seconds")
-                .Help("Time of loads by phase: settle, open, read, build, warm_up, publish.")
-                .Register(r)),
+        steps(BuildHistogram()
+                  .Name("sconce_load_step_seconds")
+                  .Help("Time of loads by the step that was taken: settling, structure_checked, "
+                        "admitted, read, loaded, prepared, warmed, checked, published.")
+                  .Register(r)),
+        weight_bytes(BuildCounter()
+                         .Name("sconce_load_weight_bytes_total")
+                         .Help("Weights of new versions: read into memory of their own, or shared "
+                               "with versions that had them already.")
+                         .Register(r)),
+        versions(BuildGauge()
+                     .Name("sconce_versions")
+                     .Help("Versions of a model by the state they are in now, from seen to "
+                           "published and retained.")
+                     .Register(r)),
         serving_version(BuildGauge()
                             .Name("sconce_serving_version_info")
                             .Help("1 for the version and weights that answer now.")
@@ -138,7 +154,9 @@ class ModelMetrics::Families {
   prometheus::Family<prometheus::Counter>& out_of_memory;
   prometheus::Family<prometheus::Gauge>& overdue_batches;
   prometheus::Family<prometheus::Counter>& loads;
-  prometheus::Family<Histogram>& load_phases;
+  prometheus::Family<Histogram>& steps;
+  prometheus::Family<prometheus::Counter>& weight_bytes;
+  prometheus::Family<prometheus::Gauge>& versions;
   prometheus::Family<prometheus::Gauge>& serving_version;
   prometheus::Family<prometheus::Gauge>& device_lost;
   prometheus::Family<prometheus::Gauge>& model_memory;
@@ -163,9 +181,19 @@ ModelMetrics::ModelMetrics(Families* families, std::string model)
   for (size_t i = 0; i < loads_.size(); ++i) {
     loads_[i] = &families_->loads.Add({{"model", model_}, {"outcome", kLoadOutcomeNames[i]}});
   }
-  for (size_t i = 0; i < load_phases_.size(); ++i) {
-    load_phases_[i] = &families_->load_phases.Add(
-        {{"model", model_}, {"phase", kLoadPhaseNames[i]}}, kLoadSeconds);
+  for (size_t i = 0; i < weight_bytes_.size(); ++i) {
+    weight_bytes_[i] =
+        &families_->weight_bytes.Add({{"model", model_}, {"source", kWeightSources[i]}});
+  }
+  for (size_t i = 0; i < kVersionStates; ++i) {
+    const auto state = static_cast<VersionState>(i);
+    const std::string name(VersionStateName(state));
+    if (TakesTime(state)) {
+      steps_[i] = &families_->steps.Add({{"model", model_}, {"step", name}}, kLoadSeconds);
+    }
+    // Those that are over are counted by sconce_loads_total.
+    if (state == VersionState::kRetired || state == VersionState::kRejected) continue;
+    versions_[i] = &families_->versions.Add({{"model", model_}, {"state", name}});
   }
   RequestCounter(absl::StatusCode::kOk);  // so that a model nobody asked yet shows a zero
 }
@@ -209,8 +237,19 @@ void ModelMetrics::CountLoad(LoadOutcome outcome) {
   loads_[static_cast<size_t>(outcome)]->Increment();
 }
 
-void ModelMetrics::ObserveLoadPhase(LoadPhase phase, double seconds) {
-  load_phases_[static_cast<size_t>(phase)]->Observe(seconds);
+void ModelMetrics::ObserveStep(VersionState state, double seconds) {
+  steps_[static_cast<size_t>(state)]->Observe(seconds);
+}
+
+void ModelMetrics::CountWeightBytes(int64_t read_bytes, int64_t shared_bytes) {
+  weight_bytes_[0]->Increment(static_cast<double>(read_bytes));
+  weight_bytes_[1]->Increment(static_cast<double>(shared_bytes));
+}
+
+void ModelMetrics::SetVersions(const std::array<int64_t, kVersionStates>& versions) {
+  for (size_t i = 0; i < versions.size(); ++i) {
+    if (versions_[i] != nullptr) versions_[i]->Set(static_cast<double>(versions[i]));
+  }
 }
 
 void ModelMetrics::SetServingVersion(int64_t version, const std::string& weights_id) {

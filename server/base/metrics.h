@@ -19,6 +19,7 @@
 
 #include "absl/status/status.h"
 #include "server/base/mutex.h"
+#include "server/base/version_state.h"
 
 namespace prometheus {
 class Counter;
@@ -34,9 +35,14 @@ namespace sconce {
 // Where the time of an answered request goes.
 enum class RequestPhase { kQueue, kAssemble, kCompute, kRespond, kTotal };
 // How an attempt to bring a weights file into service ended.
-enum class LoadOutcome { kPublished, kRejected, kRetrying };
-// Where the time of a load goes.
-enum class LoadPhase { kSettle, kOpen, kRead, kBuild, kWarmUp, kPublish };
+enum class LoadOutcome {
+  kPublished,
+  kRejected,   // not tried again until the file changes
+  kRetrying,   // failed for a reason that may pass
+  kNoMemory,   // not admitted: it would not have fitted; tried again too
+  kHeld,       // proven, and not promoted yet
+  kWithdrawn,  // a canary that did worse than the version it was to replace
+};
 // What a GPU reports of itself, beside its memory.
 enum class DeviceFigure {
   kComputeUtilisation,
@@ -65,7 +71,12 @@ class ModelMetrics {
   void CountOutOfMemory();
   void SetOverdueBatches(int64_t batches);
   void CountLoad(LoadOutcome outcome);
-  void ObserveLoadPhase(LoadPhase phase, double seconds);
+  // `state`: the step that was taken, which is one from kSettling to kChecked, or kPublished.
+  void ObserveStep(VersionState state, double seconds);
+  // What a load's weights took of new memory, and what it found in memory already.
+  void CountWeightBytes(int64_t read_bytes, int64_t shared_bytes);
+  // How many of the model's versions are in each state now.
+  void SetVersions(const std::array<int64_t, kVersionStates>& versions);
   // Replaces the info series of the version served so far; version 0 removes it.
   void SetServingVersion(int64_t version, const std::string& weights_id);
   // Replaces the series of the version served so far.
@@ -86,8 +97,10 @@ class ModelMetrics {
   prometheus::Gauge* in_flight_ = nullptr;
   prometheus::Counter* out_of_memory_ = nullptr;
   prometheus::Gauge* overdue_batches_ = nullptr;
-  std::array<prometheus::Counter*, 3> loads_{};
-  std::array<prometheus::Histogram*, 6> load_phases_{};
+  std::array<prometheus::Counter*, 6> loads_{};
+  std::array<prometheus::Histogram*, kVersionStates> steps_{};  // null for those without time
+  std::array<prometheus::Counter*, 2> weight_bytes_{};
+  std::array<prometheus::Gauge*, kVersionStates> versions_{};
   Mutex mutex_;
   prometheus::Gauge* serving_version_ ABSL_GUARDED_BY(mutex_) = nullptr;
   std::vector<prometheus::Gauge*> memory_ ABSL_GUARDED_BY(mutex_);

@@ -16,7 +16,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "server/base/printable.h"
-#include "server/device/cuda_loader.h"
+#include "server/device/nvidia/cuda_loader.h"
 
 namespace sconce {
 namespace {

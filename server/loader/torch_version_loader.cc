@@ -10,9 +10,9 @@
 #include "models/net.h"
 #include "server/base/printable.h"
 #include "server/device/device_footprint.h"
-#include "server/device/memory_meter.h"
-#include "server/device/torch_replica.h"
-#include "server/device/weights_upload.h"
+#include "server/device/execution/torch_replica.h"
+#include "server/device/upload/memory_meter.h"
+#include "server/device/upload/weights_upload.h"
 #include "server/loader/version_signature.h"
 #include "server/loader/warm_up.h"
 #include "server/weights/load_state_dict.h"
@@ -83,9 +83,9 @@ class PhaseClock {
  public:
   explicit PhaseClock(const LoadRequest& request)
       : request_(request), since_(Clock::Real()->Now()) {}
-  void End(LoadPhase phase) {
+  void End(VersionState step) {
     const TimePoint now = Clock::Real()->Now();
-    if (request_.on_phase) request_.on_phase(phase, now - since_);
+    if (request_.on_step) request_.on_step(step, now - since_);
     since_ = now;
   }
   // What was waited for counts for no phase.
@@ -94,6 +94,16 @@ class PhaseClock {
  private:
   const LoadRequest& request_;
   TimePoint since_;
+};
+
+// What a version on devices leaves goes back to them.
+class OnDevices final : public VersionResources {
+ public:
+  explicit OnDevices(std::shared_ptr<LoadLanes> lanes) : lanes_(std::move(lanes)) {}
+  ~OnDevices() override { lanes_->ReturnCaches(); }
+
+ private:
+  const std::shared_ptr<LoadLanes> lanes_;
 };
 
 std::vector<c10::Device> WithCpu(std::vector<c10::Device> devices) {
@@ -167,8 +177,7 @@ class TorchVersionLoader::Loading {
     }
     if (!targets.empty()) {
       // Memory that the version gives back, also where this load fails.
-      version_->after_replicas = std::shared_ptr<void>(
-          nullptr, [lanes = loader_.lanes_](void*) { lanes->ReturnCaches(); });
+      version_->resources = std::make_shared<OnDevices>(loader_.lanes_);
       DirectReads direct;
       const auto id = UploadWeights(checkpoint_, plan_, targets, loader_.health_,
                                     loader_.direct_storage_ ? &direct : nullptr);
@@ -213,7 +222,7 @@ class TorchVersionLoader::Loading {
     std::optional<MemoryMeter> meter;
     if (!place.device.is_cpu()) meter.emplace(place.device);
     const std::shared_ptr<const models::Net> net = std::move(place.net);
-    std::vector<std::unique_ptr<Replica>> replicas;
+    std::vector<std::shared_ptr<Replica>> replicas;
     for (int32_t i = 0; i < place.replicas; ++i) {
       auto replica = std::make_unique<TorchReplica>(net, place.device, request_.config.execution,
                                                     loader_.health_);
@@ -359,7 +368,7 @@ void TorchVersionLoader::Remember(const ModelVersion& version) {
   replica_bytes_[version.model] = std::move(replica_bytes);
 }
 
-absl::StatusOr<std::unique_ptr<ModelVersion>> TorchVersionLoader::Load(const LoadRequest& request) {
+absl::StatusOr<LoadedVersion> TorchVersionLoader::Load(const LoadRequest& request) {
   PhaseClock phases(request);
   auto checkpoint = OpenCheckpoint(request.weights_path, checkpoint_options_);
   if (!checkpoint.ok()) return checkpoint.status();
@@ -369,7 +378,7 @@ absl::StatusOr<std::unique_ptr<ModelVersion>> TorchVersionLoader::Load(const Loa
       layout->tensors, {request.config.architecture, request.config.architecture_parameters},
       catalog_);
   if (!detection.ok()) return About(request, detection.status());
-  phases.End(LoadPhase::kOpen);
+  phases.End(VersionState::kStructureChecked);
 
   // Held until everything of a load that failed is gone.
   const LoadLanes::Hold lanes(lanes_.get(), AcceleratorsFor(request.config));
@@ -378,14 +387,14 @@ absl::StatusOr<std::unique_ptr<ModelVersion>> TorchVersionLoader::Load(const Loa
   if (absl::Status status = loading.Prepare(); !status.ok()) return status;
   const auto placement = Place(request, loading.plan());
   if (!placement.ok()) return placement.status();
-  phases.End(LoadPhase::kBuild);
+  phases.End(VersionState::kAdmitted);
   if (absl::Status status = loading.Read(*placement, lanes); !status.ok()) return status;
-  phases.End(LoadPhase::kRead);
+  phases.End(VersionState::kRead);
   if (absl::Status status = loading.WarmUpAll(); !status.ok()) return status;
-  phases.End(LoadPhase::kWarmUp);
+  phases.End(VersionState::kWarmed);
   std::unique_ptr<ModelVersion> version = loading.Take();
   Remember(*version);
-  return version;
+  return LoadedVersion{std::move(version), nullptr};
 }
 
 }  // namespace sconce

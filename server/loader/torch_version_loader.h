@@ -22,9 +22,9 @@
 #include "server/base/mutex.h"
 #include "server/checkpoint/checkpoint.h"
 #include "server/device/device_health.h"
-#include "server/device/load_lanes.h"
-#include "server/device/placement.h"
-#include "server/device/upload_plan.h"
+#include "server/device/upload/load_lanes.h"
+#include "server/device/upload/placement.h"
+#include "server/device/upload/upload_plan.h"
 #include "server/reload/version_loader.h"
 
 namespace sconce {
@@ -38,7 +38,7 @@ class TorchVersionLoader : public VersionLoader {
                      DeviceHealth* health, bool direct_storage = false,
                      absl::Span<const models::Architecture* const> catalog = models::Catalog());
 
-  absl::StatusOr<std::unique_ptr<ModelVersion>> Load(const LoadRequest& request) override;
+  absl::StatusOr<LoadedVersion> Load(const LoadRequest& request) override;
 
  private:
   class Loading;

@@ -10,9 +10,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "server/base/clock.h"
-#include "server/device/batch_buckets.h"
+#include "server/device/execution/batch_buckets.h"
+#include "server/device/execution/math_mode.h"
 #include "server/device/host_memory.h"
-#include "server/device/math_mode.h"
 
 namespace sconce {
 namespace {

@@ -11,7 +11,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "server/device/torch_replica.h"
+#include "server/device/execution/torch_replica.h"
 #include "server/registry/signature.h"
 
 namespace sconce {

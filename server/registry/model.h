@@ -1,4 +1,4 @@
-// Model: one folder of the repository as the server sees it: the version that answers now, how the
+// Model: one folder of the repository as the server sees it: the versions that answer now, how the
 // last attempt to change it went, and counts that outlive versions.
 //
 // Thread-safe. Owned by Registry through shared_ptr; a request keeps its model alive. Versions are
@@ -7,15 +7,47 @@
 #ifndef SCONCE_SERVER_REGISTRY_MODEL_H_
 #define SCONCE_SERVER_REGISTRY_MODEL_H_
 
+#include <chrono>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "server/base/mutex.h"
+#include "server/base/version_state.h"
+#include "server/registry/canary_policy.h"
 #include "server/registry/model_statistics.h"
 #include "server/registry/model_version.h"
+#include "server/registry/recent_requests.h"
 
 namespace sconce {
+
+// The versions of a model that answer at one time.
+struct Serving {
+  // Answers requests that ask for no version; null: the model is out of service.
+  std::shared_ptr<const ModelVersion> live;
+  // Answer those that ask for them, beside `live`; by number.
+  std::map<int64_t, std::shared_ptr<const ModelVersion>> others = {};
+  // Answers a share of the batches that ask for no version; null: there is none.
+  std::shared_ptr<const ModelVersion> canary = nullptr;
+  double canary_share = 0;  // in [0, 1)
+  // Where there is a canary: what both do meanwhile.
+  std::shared_ptr<CanaryTrial> trial = nullptr;
+};
+
+// One version among those there are or were: where it stands, for whoever wants to know.
+struct VersionRecord {
+  int64_t number = 0;
+  VersionState state = VersionState::kSeen;
+  std::chrono::system_clock::time_point since{};
+  std::string weights_path;
+  std::string weights_id;  // empty while it is not known
+  int64_t weights_bytes = 0;
+  int64_t shared_bytes = 0;
+  std::string error;  // of a version that was rejected, withdrawn or lost
+};
 
 class Model {
  public:
@@ -23,24 +55,30 @@ class Model {
 
   const std::string& name() const { return name_; }
   ModelStatistics& statistics() { return statistics_; }
+  RecentRequests& recent_requests() { return recent_requests_; }
 
   // The version that answers now, or null while there is none. Whoever holds the pointer can run
   // that version to the end, whatever is published meanwhile.
   std::shared_ptr<const ModelVersion> Pin() const;
 
-  // Makes `version` the one that answers: batches formed from now on use it.
-  // REQUIRES: version->number is greater than that of any version published before.
-  void Publish(std::shared_ptr<const ModelVersion> version);
+  // The one of that number, if it answers now; else null.
+  std::shared_ptr<const ModelVersion> Pin(int64_t number) const;
+
+  // What a batch of requests that ask for no version runs on: the live version, or, for its share
+  // of the calls, the canary.
+  std::shared_ptr<const ModelVersion> PinForBatch();
+
+  Serving serving() const;
+
+  // From now on batches use `serving` alone.
+  void Serve(Serving serving);
 
   // Takes the model out of service; batches that pinned a version finish on it.
-  void Retire();
+  void Retire() { Serve({}); }
 
-  // Takes the model out of service for `reason`, unless another version than `version` answers by
-  // now; false then.
+  // Takes `version`, none of whose devices works, out of service for `reason`; false where it does
+  // not answer any more.
   bool RetireLost(const ModelVersion& version, std::string reason);
-
-  // The number the next published version gets.
-  int64_t NextNumber() const;
 
   // What an operator is told beside the version: loading, and why the last attempt failed; empty
   // after a success.
@@ -51,13 +89,19 @@ class Model {
   void SetProgress(Progress progress);
   Progress progress() const;
 
+  // The last versions, the newest last.
+  void SetRecords(std::vector<VersionRecord> records);
+  std::vector<VersionRecord> records() const;
+
  private:
   const std::string name_;
   ModelStatistics statistics_;
+  RecentRequests recent_requests_;
   mutable Mutex mutex_;
-  std::shared_ptr<const ModelVersion> live_ ABSL_GUARDED_BY(mutex_);
-  int64_t last_number_ ABSL_GUARDED_BY(mutex_) = 0;
+  Serving serving_ ABSL_GUARDED_BY(mutex_);
+  double canary_credit_ ABSL_GUARDED_BY(mutex_) = 0;
   Progress progress_ ABSL_GUARDED_BY(mutex_);
+  std::vector<VersionRecord> records_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace sconce

@@ -17,9 +17,16 @@
 
 namespace sconce {
 
+// What a version is made of that only its loader knows: on devices, the tensors and the networks.
+class VersionResources {
+ public:
+  virtual ~VersionResources() = default;
+};
+
 struct ModelVersion {
   std::string model;
-  int64_t number = 0;      // 1, 2, ...: only rises while the server runs
+  // Of a file that is replaced in place 1, 2, ...; else the number of its folder.
+  int64_t number = 0;
   std::string weights_id;  // 128-bit content hash in hex: equal for equal weights, in any container
   std::string architecture;  // "resnet50(num_classes=10)"
   // How that was told, and what was made of the file's names; one line for the log.
@@ -29,10 +36,13 @@ struct ModelVersion {
   Signature signature;
   ModelConfig config;
   std::vector<DeviceFootprint> footprints;  // by device it is on
+  // What of weights_bytes was in memory already, as another version's.
+  int64_t shared_bytes = 0;
   // Destroyed once the replicas are: gives back to the devices what these leave.
-  std::shared_ptr<void> after_replicas;
-  // One per executor of the model; never empty.
-  std::vector<std::unique_ptr<Replica>> replicas;
+  std::shared_ptr<VersionResources> resources;
+  // One per executor of the model; never empty. A version whose weights were written over those of
+  // the one before has that one's replicas.
+  std::vector<std::shared_ptr<Replica>> replicas;
 
   // "resnet50/7", the beginning of every message about a request.
   std::string Label() const { return model + "/" + std::to_string(number); }

@@ -19,18 +19,18 @@ Reaper::~Reaper() {
 }
 
 std::shared_ptr<const ModelVersion> Reaper::Own(std::unique_ptr<ModelVersion> version) {
-  return std::shared_ptr<const ModelVersion>(
-      version.release(), [queue = queue_](const ModelVersion* retired) {
-        {
-          MutexLock lock(&queue->mutex);
-          if (!queue->stopping) {
-            queue->waiting.push_back(retired);
-            retired = nullptr;
-          }
-        }
-        queue->changed.Notify();
-        delete retired;  // only where the reaper is gone
-      });
+  return std::shared_ptr<const ModelVersion>(version.release(),
+                                             [queue = queue_](const ModelVersion* retired) {
+                                               {
+                                                 MutexLock lock(&queue->mutex);
+                                                 if (!queue->stopping) {
+                                                   queue->waiting.push_back(retired);
+                                                   retired = nullptr;
+                                                 }
+                                               }
+                                               queue->changed.Notify();
+                                               delete retired;  // only where the reaper is gone
+                                             });
 }
 
 int64_t Reaper::reaped() const {

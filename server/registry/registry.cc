@@ -48,9 +48,8 @@ void Registry::Remove(const std::string& name) {
   UpdateReady();
 }
 
-void Registry::Publish(const std::shared_ptr<Model>& model,
-                       std::shared_ptr<const ModelVersion> version) {
-  model->Publish(std::move(version));
+void Registry::Serve(const std::shared_ptr<Model>& model, Serving serving) {
+  model->Serve(std::move(serving));
   {
     MutexLock lock(&mutex_);
     awaited_.erase(model->name());
@@ -75,7 +74,8 @@ bool Registry::RetireLost(const std::shared_ptr<Model>& model, const ModelVersio
   if (!model->RetireLost(version, reason)) return false;
   {
     MutexLock lock(&mutex_);
-    if (device_fault_.empty()) device_fault_ = absl::StrCat("model '", model->name(), "': ", reason);
+    if (device_fault_.empty())
+      device_fault_ = absl::StrCat("model '", model->name(), "': ", reason);
   }
   for (RegistryObserver* observer : observers_) observer->OnModelChanged(model);
   UpdateReady();

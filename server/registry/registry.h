@@ -10,6 +10,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "server/base/mutex.h"
@@ -23,7 +24,7 @@ class RegistryObserver {
   virtual ~RegistryObserver() = default;
   virtual void OnModelAdded(const std::shared_ptr<Model>& model) = 0;
   virtual void OnModelRemoved(const std::shared_ptr<Model>& model) = 0;
-  // A version was published or the model was retired: see model->Pin().
+  // Other versions answer than before, or none: see model->serving().
   virtual void OnModelChanged(const std::shared_ptr<Model>& model) = 0;
   virtual void OnReadyChanged(bool ready) = 0;
 };
@@ -43,22 +44,26 @@ class Registry {
   // Retires the model and forgets it.
   void Remove(const std::string& name);
 
-  // Publish or retire through the registry, so that observers hear of it.
-  void Publish(const std::shared_ptr<Model>& model, std::shared_ptr<const ModelVersion> version);
+  // Changes what answers through the registry, so that observers hear of it.
+  void Serve(const std::shared_ptr<Model>& model, Serving serving);
+  // `version` alone answers from now on.
+  void Publish(const std::shared_ptr<Model>& model, std::shared_ptr<const ModelVersion> version) {
+    Serve(model, {.live = std::move(version)});
+  }
   void Retire(const std::shared_ptr<Model>& model);
 
   // Retires the model for `reason`: no device that `version` is on works any more. False where
-  // another version answers by now, which changes nothing. The server is then unready for good: only
-  // a new process has the device again.
+  // another version answers by now, which changes nothing. The server is then unready for good:
+  // only a new process has the device again.
   bool RetireLost(const std::shared_ptr<Model>& model, const ModelVersion& version,
                   const std::string& reason);
   // Why the server is unready for that; empty while it is not.
   std::string device_fault() const;
 
   // The server is ready once every model of the first look at the repository has been able to
-  // serve, or was removed or retired, and until BeginShutdown or RetireLost. A version that loads or
-  // failed, and a model that is added later, do not change that: a restart would not help and would
-  // take good models out of service.
+  // serve, or was removed or retired, and until BeginShutdown or RetireLost. A version that loads
+  // or failed, and a model that is added later, do not change that: a restart would not help and
+  // would take good models out of service.
   bool Ready() const;
   // The models found by the first look; from here on readiness is decided.
   void SetInitialModels(std::set<std::string> names);

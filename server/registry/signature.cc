@@ -129,9 +129,10 @@ absl::Status CheckOutputs(const Signature& signature, int64_t rows,
       if (d > 0) fits = spec.dims[d - 1] == -1 || spec.dims[d - 1] == output.shape[d];
     }
     if (!fits || elements * DTypeSize(output.dtype) != static_cast<int64_t>(output.bytes.size())) {
-      return absl::InternalError(absl::StrCat(
-          "output '", spec.name, "' of a batch of ", rows, " rows: expected ", SpecString(spec),
-          ", the network gave ", std::string(OipDatatype(output.dtype)), ShapeString(output.shape)));
+      return absl::InternalError(
+          absl::StrCat("output '", spec.name, "' of a batch of ", rows, " rows: expected ",
+                       SpecString(spec), ", the network gave ",
+                       std::string(OipDatatype(output.dtype)), ShapeString(output.shape)));
     }
   }
   return absl::OkStatus();

@@ -22,24 +22,6 @@ constexpr int kPublishers = 4;
 
 constexpr const char* kUnloaded = "unloaded on request; RepositoryModelLoad brings it back";
 
-const char* PhaseName(LoadPhase phase) {
-  switch (phase) {
-    case LoadPhase::kSettle:
-      return "settle";
-    case LoadPhase::kOpen:
-      return "open";
-    case LoadPhase::kRead:
-      return "read";
-    case LoadPhase::kBuild:
-      return "build";
-    case LoadPhase::kWarmUp:
-      return "warm-up";
-    case LoadPhase::kPublish:
-      return "publish";
-  }
-  return "";
-}
-
 std::string Text(const absl::Status& status) { return std::string(status.message()); }
 
 std::string FileNameOf(const ModelSource& source) {
@@ -104,7 +86,8 @@ void Reloader::Stop() {
   publishers_.Stop();
 }
 
-absl::Status Reloader::Load(const std::string& model) {
+absl::Status Reloader::Load(const std::string& model, LoadOverrides overrides) {
+  if (!overrides.empty()) return absl::UnimplementedError("overrides are not supported yet");
   const auto call = std::make_shared<Call>();
   MutexLock lock(&mutex_);
   if (stopped_) return ShuttingDown();
@@ -273,12 +256,12 @@ void Reloader::StartLoad(const std::shared_ptr<Entry>& entry) {
   task->config = state.seen->config;
   task->must_fit =
       !state.forced && entry->live_config != nullptr && *entry->live_config == *state.seen->config;
-  task->number = std::max(entry->model->NextNumber(), entry->last_number + 1);
+  task->number = entry->last_number + 1;
   task->calls.swap(entry->calls);
   if (!state.forced && (!state.failure.has_value() || state.failure->source != task->source)) {
     metrics_->ForModel(entry->name)
-        ->ObserveLoadPhase(LoadPhase::kSettle,
-                           ToSeconds(Clock::Real()->Now() - state.changed_since));
+        ->ObserveStep(VersionState::kSettling,
+                      ToSeconds(Clock::Real()->Now() - state.changed_since));
   }
   entry->state.forced = false;
   entry->busy = true;
@@ -325,10 +308,10 @@ void Reloader::RunLoad(LoadTask* task) {
                                 .weights_path = task->source.weights->path,
                                 .config = *task->config,
                                 .number = task->number,
-                                .on_phase = [task, metrics](LoadPhase phase, Duration time) {
-                                  metrics->ObserveLoadPhase(phase, ToSeconds(time));
+                                .on_step = [task, metrics](VersionState step, Duration time) {
+                                  metrics->ObserveStep(step, ToSeconds(time));
                                   absl::StrAppend(&task->phases, task->phases.empty() ? "" : ", ",
-                                                  PhaseName(phase), " ",
+                                                  std::string(VersionStateName(step)), " ",
                                                   absl::StrFormat("%.3f s", ToSeconds(time)));
                                 }});
   if (task->loaded.ok() && !IsUnchanged(task->source, scanner_.FolderOf(name))) {
@@ -342,12 +325,12 @@ void Reloader::FinishLoad(LoadTask* task) {
   absl::Status result = Check(*task);
   // Owned by the reaper whatever becomes of it: freeing weights takes long.
   std::shared_ptr<const ModelVersion> version;
-  if (task->loaded.ok()) version = reaper_->Own(*std::move(task->loaded));
+  if (task->loaded.ok()) version = reaper_->Own(std::move(task->loaded->version));
   if (result.ok()) {
     const TimePoint start = Clock::Real()->Now();
     if (Publish(*task, version)) {
-      metrics_->ForModel(name)->ObserveLoadPhase(LoadPhase::kPublish,
-                                                 ToSeconds(Clock::Real()->Now() - start));
+      metrics_->ForModel(name)->ObserveStep(VersionState::kPublished,
+                                            ToSeconds(Clock::Real()->Now() - start));
       spdlog::info("model '{}': version {} serves {} (weights {}, {}, {}{}{}{}{})", name,
                    version->number, Printable(version->architecture), version->weights_id,
                    FileNameOf(task->source), Megabytes(version->weights_bytes),
@@ -371,7 +354,7 @@ absl::Status Reloader::Check(const LoadTask& task) const {
   if (!task.loaded.ok()) return task.loaded.status();
   const std::shared_ptr<const ModelVersion> live = task.model->Pin();
   if (!task.must_fit || live == nullptr) return absl::OkStatus();
-  return CheckReplaces(*live, **task.loaded);
+  return CheckReplaces(*live, *task.loaded->version);
 }
 
 bool Reloader::Publish(const LoadTask& task, std::shared_ptr<const ModelVersion> version) {

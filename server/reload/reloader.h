@@ -52,8 +52,18 @@ class Reloader : public RepositoryControl {
   // cut short. Calls of Load are answered with UNAVAILABLE.
   void Stop();
 
-  absl::Status Load(const std::string& model) override;
+  absl::Status Load(const std::string& model, LoadOverrides overrides) override;
   absl::Status Unload(const std::string& model) override;
+  absl::StatusOr<int64_t> Rollback(const std::string&, int64_t) override {
+    return absl::UnimplementedError("");
+  }
+  absl::StatusOr<int64_t> Promote(const std::string&, int64_t) override {
+    return absl::UnimplementedError("");
+  }
+  absl::Status SetPinned(const std::string&, bool) override { return absl::UnimplementedError(""); }
+  absl::StatusOr<std::vector<ModelStatus>> Status(const std::string&) override {
+    return absl::UnimplementedError("");
+  }
 
  private:
   // A call of Load that waits. Guarded by mutex_.
@@ -89,7 +99,7 @@ class Reloader : public RepositoryControl {
     bool must_fit = false;
     int64_t number = 1;
     Calls calls;
-    absl::StatusOr<std::unique_ptr<ModelVersion>> loaded;
+    absl::StatusOr<LoadedVersion> loaded;
     // "read 0.050 s, ...", for the log.
     std::string phases;
   };

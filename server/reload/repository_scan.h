@@ -42,6 +42,8 @@ struct ModelSource {
   // Where the weights are an index (model.safetensors.index.json): the weights files beside it, of
   // which the index names some or all.
   std::vector<SourceFile> shards = {};
+  // The samples in the model's folder `golden`, by name.
+  std::vector<SourceFile> golden = {};
 
   bool operator==(const ModelSource&) const = default;
 };
@@ -53,6 +55,17 @@ struct ModelObservation {
   ModelSource source;
   // Of source.config, or the defaults; null where that is wrong.
   std::shared_ptr<const ModelConfig> config;
+
+  // Where the folder holds numbered ones (1, 2, ...) in place of a weights file: each of them, by
+  // number, with the model's config and golden samples. `source` then has no weights, and `status`
+  // is OK.
+  struct Numbered {
+    absl::Status status;
+    ModelSource source;
+
+    bool operator==(const Numbered&) const = default;
+  };
+  std::map<int64_t, Numbered> numbered = {};
 };
 
 struct RepositorySnapshot {

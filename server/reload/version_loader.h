@@ -1,5 +1,6 @@
-// VersionLoader: from a weights file to a ModelVersion that has proven that it runs, not published
-// yet. The seam between the reloader, which is free of torch, and LibTorch.
+// VersionLoader: from a weights file to a ModelVersion that has proven that it runs and answers as
+// it should, not published yet. The seam between the reloader, which is free of torch, and
+// LibTorch.
 //
 // Thread-safe: loads of different models run at the same time, on background threads.
 
@@ -10,23 +11,61 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "server/base/clock.h"
-#include "server/base/metrics.h"
+#include "server/base/version_state.h"
+#include "server/registry/execution_gate.h"
 #include "server/registry/model_config.h"
 #include "server/registry/model_version.h"
+#include "server/registry/recent_requests.h"
 
 namespace sconce {
 
 struct LoadRequest {
   std::string model;
   std::string weights_path;
+  // The files of the model's folder `golden`: each holds a batch, its inputs and the outputs that
+  // are expected, as tensors under the names of the signature.
+  std::vector<std::string> golden_paths = {};
   ModelConfig config;
   // Number of the version to be made.
   int64_t number = 1;
-  // Told of each phase that ended.
-  std::function<void(LoadPhase, Duration)> on_phase;
+
+  // What answers now, which an in-place load writes over; null: nothing, or the new version is to
+  // stand beside it whatever the configuration says.
+  std::shared_ptr<const ModelVersion> live = nullptr;
+  // What `live` answered, for config.proof.agreement_requests.
+  std::vector<std::shared_ptr<const RecentRequest>> recent = {};
+  // Lets go of one retained version, of any model, and returns once its memory is free; false where
+  // there is none. Null: as if there were none.
+  std::function<bool()> release_retained = nullptr;
+  // Null: nothing is written over.
+  ExecutionGate* gate = nullptr;
+  // Takes the model out of service: its weights were written over and cannot be brought back.
+  // Called while its batches are held.
+  std::function<void(const std::string& reason)> retire_live = nullptr;
+
+  // Told of each step that was taken, and how long it took.
+  std::function<void(VersionState, Duration)> on_step = nullptr;
+};
+
+// Weights that were written over those that answered, with the model's batches held meanwhile.
+// Destroyed without Commit, it brings the weights back, or calls LoadRequest::retire_live where it
+// cannot, and then lets batches go on.
+class InPlaceChange {
+ public:
+  virtual ~InPlaceChange() = default;
+  // The new version has been published: batches go on, with it.
+  virtual void Commit() = 0;
+};
+
+struct LoadedVersion {
+  std::unique_ptr<ModelVersion> version;
+  // Null unless the version stands where LoadRequest::live stood. That one is not to be run any
+  // more once it is committed.
+  std::unique_ptr<InPlaceChange> in_place = nullptr;
 };
 
 class VersionLoader {
@@ -35,8 +74,9 @@ class VersionLoader {
 
   // Errors: INVALID_ARGUMENT, DATA_LOSS, FAILED_PRECONDITION = this file cannot be served, trying
   // again before it changes is useless; ABORTED = it changed while it was read; UNAVAILABLE,
-  // RESOURCE_EXHAUSTED = may work later.
-  virtual absl::StatusOr<std::unique_ptr<ModelVersion>> Load(const LoadRequest& request) = 0;
+  // RESOURCE_EXHAUSTED = may work later. Where a load failed before kAdmitted with
+  // RESOURCE_EXHAUSTED, the memory that it needs is not free.
+  virtual absl::StatusOr<LoadedVersion> Load(const LoadRequest& request) = 0;
 };
 
 }  // namespace sconce

@@ -156,7 +156,7 @@ grpc::Status InferenceService::RepositoryModelLoad(
   const OpenCall call(calls_);
   absl::Status status = CheckRepositoryName(request->repository_name());
   if (status.ok()) status = CheckRepositoryParameters(request->parameters(), "");
-  if (status.ok()) status = control_->Load(request->model_name());
+  if (status.ok()) status = control_->Load(request->model_name(), {});
   return ToGrpcStatus(status);
 }
 

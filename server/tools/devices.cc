@@ -6,7 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "server/base/printable.h"
-#include "server/device/device_report.h"
+#include "server/device/nvidia/device_report.h"
 #include "server/tools/text.h"
 
 namespace sconce::tools {

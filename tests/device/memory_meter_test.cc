@@ -1,4 +1,4 @@
-#include "server/device/memory_meter.h"
+#include "server/device/upload/memory_meter.h"
 
 #include <ATen/ops/empty.h>
 

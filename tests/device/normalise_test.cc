@@ -1,6 +1,6 @@
 // That images are normalised alike, bit for bit, on the CPU, on a device without a kernel and by
 // LibTorch's own operators.
-#include "server/device/normalise.h"
+#include "server/device/execution/normalise.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>

@@ -14,7 +14,7 @@
 
 #include "models/architecture.h"
 #include "models/net.h"
-#include "server/device/torch_replica.h"
+#include "server/device/execution/torch_replica.h"
 #include "tests/device/sim_test.h"
 #include "tests/support/function_net.h"
 

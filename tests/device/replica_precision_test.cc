@@ -12,8 +12,8 @@
 #include <utility>
 #include <vector>
 
-#include "server/device/math_mode.h"
-#include "server/device/normalise.h"
+#include "server/device/execution/math_mode.h"
+#include "server/device/execution/normalise.h"
 #include "tests/device/replica_fixture.h"
 
 namespace sconce {

@@ -1,5 +1,5 @@
 // That a replica on a device gives the CPU's answers, and what it leaves behind when it cannot.
-#include "server/device/torch_replica.h"
+#include "server/device/execution/torch_replica.h"
 
 #include <ATen/ops/from_blob.h>
 

@@ -1,6 +1,6 @@
 // That weights on a device are those the CPU would have, and that a load that fails at any step
 // leaves nothing behind.
-#include "server/device/weights_upload.h"
+#include "server/device/upload/weights_upload.h"
 
 #include <ATen/ops/equal.h>
 #include <ATen/ops/ones.h>

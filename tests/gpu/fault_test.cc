@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "server/device/torch_replica.h"
+#include "server/device/execution/torch_replica.h"
 #include "tests/gpu/backend.h"
 #include "tests/gpu/suite.h"
 #include "tests/support/function_net.h"

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "server/device/accelerator.h"
-#include "server/device/torch_replica.h"
+#include "server/device/execution/torch_replica.h"
 #include "tests/gpu/backend.h"
 #include "tests/gpu/suite.h"
 

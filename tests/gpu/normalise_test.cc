@@ -1,5 +1,5 @@
 // That images are normalised on the devices as on the CPU, bit for bit; on CUDA by the kernel.
-#include "server/device/normalise.h"
+#include "server/device/execution/normalise.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>

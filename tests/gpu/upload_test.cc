@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "models/catalog.h"
-#include "server/device/weights_upload.h"
+#include "server/device/upload/weights_upload.h"
 #include "server/weights/load_state_dict.h"
 #include "server/weights/state_dict.h"
 #include "tests/gpu/backend.h"

@@ -9,7 +9,7 @@
 #include "server/device/cuda/direct_storage.h"
 #include "server/device/cuda/normalise_kernel.h"
 #include "server/device/cuda/shared_memory.h"
-#include "server/device/pci.h"
+#include "server/device/nvidia/pci.h"
 
 namespace sconce {
 

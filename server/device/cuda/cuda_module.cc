@@ -12,7 +12,7 @@
 #include <string>
 
 #include "server/device/cuda/cuda_accelerator.h"
-#include "server/device/gpu_architecture.h"
+#include "server/device/nvidia/gpu_architecture.h"
 
 namespace {
 

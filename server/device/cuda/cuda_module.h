@@ -1,6 +1,6 @@
 // What libsconce_cuda.so, the CUDA half of the server, gives to the rest. Loading the library
 // registers CUDA with LibTorch. C linkage, because the functions are found by name
-// (server/device/cuda_loader.cc).
+// (server/device/nvidia/cuda_loader.cc).
 
 #ifndef SCONCE_SERVER_DEVICE_CUDA_CUDA_MODULE_H_
 #define SCONCE_SERVER_DEVICE_CUDA_CUDA_MODULE_H_

@@ -1,5 +1,5 @@
-// The CUDA kernel of Normalise (server/device/normalise.h), behind raw pointers, so that nvcc sees
-// nothing of LibTorch.
+// The CUDA kernel of Normalise (server/device/execution/normalise.h), behind raw pointers, so that
+// nvcc sees nothing of LibTorch.
 
 #ifndef SCONCE_SERVER_DEVICE_CUDA_NORMALISE_KERNEL_H_
 #define SCONCE_SERVER_DEVICE_CUDA_NORMALISE_KERNEL_H_
@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "server/device/normalise_index.h"
+#include "server/device/execution/normalise_index.h"
 
 namespace sconce {
 

@@ -1,4 +1,4 @@
-#include "server/device/batch_buckets.h"
+#include "server/device/execution/batch_buckets.h"
 
 #include <gmock/gmock.h>
 

@@ -1,4 +1,4 @@
-#include "server/device/gpu_architecture.h"
+#include "server/device/nvidia/gpu_architecture.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "server/device/normalise_index.h"
+#include "server/device/execution/normalise_index.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // Against libraries that only look like NVML (fake_nvml.c).
-#include "server/device/nvml.h"
+#include "server/device/nvidia/nvml.h"
 
 #include <dlfcn.h>
 #include <gmock/gmock.h>

@@ -1,4 +1,4 @@
-#include "server/device/pci.h"
+#include "server/device/nvidia/pci.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "server/device/placement.h"
+#include "server/device/upload/placement.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

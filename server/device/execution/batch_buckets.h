@@ -1,0 +1,20 @@
+// The batch sizes for which a replica is prepared: a batch of any other size is run as the next
+// larger one. Pure functions, free of torch.
+
+#ifndef SCONCE_SERVER_DEVICE_EXECUTION_BATCH_BUCKETS_H_
+#define SCONCE_SERVER_DEVICE_EXECUTION_BATCH_BUCKETS_H_
+
+#include <cstdint>
+#include <vector>
+
+namespace sconce {
+
+// 1, 2, 4, ... and `most_rows`, rising. REQUIRES: most_rows >= 1.
+std::vector<int64_t> BatchBuckets(int64_t most_rows);
+
+// The index of the smallest of `buckets`, which rise, that holds `rows`; -1 where none does.
+int BucketFor(const std::vector<int64_t>& buckets, int64_t rows);
+
+}  // namespace sconce
+
+#endif  // SCONCE_SERVER_DEVICE_EXECUTION_BATCH_BUCKETS_H_
