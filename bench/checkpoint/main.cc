@@ -2,14 +2,16 @@
 // was touched before. bench/scenarios/checkpoint.py drives it, so that two ways can be measured in
 // turn.
 //
-//   open             opens the file again      -> seconds, bytes asked for, bytes from the disk,
-//   heap drop             drops the file from the page cache read N Checkpoint::ReadTensors with N
-//   threads hash N           the same, with the content hash that names weights crc N, sha256 N the
-//   same, verified each             Checkpoint::ReadInto, tensor by tensor bare             preadv
-//   over the storages' ranges and nothing else direct N         O_DIRECT over the whole file, N
-//   threads, 1 MiB at a time ahead            read() over the whole file with the kernel's
-//   read-ahead peak N           as read N                 -> bytes of memory beyond what was there
-//   before
+//   open      opens the file again -> seconds, bytes asked for, bytes from the disk, heap
+//   drop      drops the file from the page cache
+//   read N    Checkpoint::ReadTensors with N threads
+//   hash N    the same, with the content hash that names weights
+//   crc N, sha256 N    the same, verified
+//   each      Checkpoint::ReadInto, tensor by tensor
+//   bare      preadv over the storages' ranges and nothing else
+//   direct N  O_DIRECT over the whole file, N threads, 1 MiB at a time
+//   ahead     read() over the whole file with the kernel's read-ahead
+//   peak N    as read N -> bytes of memory beyond what was there before
 //
 // All others answer with: wall seconds, processor seconds, bytes.
 

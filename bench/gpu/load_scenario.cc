@@ -16,7 +16,7 @@
 #include "models/catalog.h"
 #include "server/base/clock.h"
 #include "server/checkpoint/checkpoint.h"
-#include "server/device/upload/weights_upload.h"
+#include "server/device/upload/pooled_weights.h"
 #include "server/weights/load_state_dict.h"
 #include "server/weights/state_dict.h"
 
@@ -87,21 +87,16 @@ absl::StatusOr<Window> LoadOnce(const Versions& versions) {
   if (!checkpoint.ok()) return checkpoint.status();
   auto net = workload.architecture->Create(*parameters);
   if (!net.ok()) return net.status();
-  if (versions.device().is_cpu()) {
-    const auto state = ReadStateDict(**checkpoint);
-    if (!state.ok()) return state.status();
-    const auto loaded = LoadStateDict(**net, *state);
-    if (!loaded.ok()) return loaded.status();
-  } else {
-    const auto fit = FitStateDict(**net, OutlineStateDict(**checkpoint));
-    if (!fit.ok()) return fit.status();
-    const auto plan = PlanUpload(**checkpoint, **net, *fit, WeightsForm{});
-    if (!plan.ok()) return plan.status();
-    DeviceHealth health;
-    const UploadTarget target{*StreamOf(versions.device()), net->get()};
-    const auto id = UploadWeights(**checkpoint, *plan, {&target, 1}, &health);
-    if (!id.ok()) return id.status();
-  }
+  const auto fit = FitStateDict(**net, OutlineStateDict(**checkpoint));
+  if (!fit.ok()) return fit.status();
+  const auto plan = PlanUpload(**checkpoint, **net, *fit, WeightsForm{});
+  if (!plan.ok()) return plan.status();
+  TensorPool pool;
+  DeviceHealth health;
+  const WeightsTarget target{versions.device(), StreamOf(versions.device())};
+  const auto loaded = LoadWeights(**checkpoint, *plan, {&target, 1}, {&pool, &health});
+  if (!loaded.ok()) return loaded.status();
+  loaded->resident[0]->AssignTo(**net);
   return GigabytesPerSecond(versions.weights_bytes(), Clock::Real()->Now() - begin);
 }
 

@@ -18,7 +18,7 @@
 #include "bench/gpu/workload.h"
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
-#include "server/batching/batcher.h"
+#include "server/batching/batchers.h"
 #include "server/registry/reaper.h"
 #include "server/registry/registry.h"
 

@@ -121,7 +121,9 @@ absl::StatusOr<std::unique_ptr<ModelVersion>> Versions::Load(const ExecutionOpti
   request.config.execution = execution;
   TorchVersionLoader loader({device_}, CheckpointOptions{}, &health_, false,
                             {&workload_.architecture, 1});
-  return loader.Load(request);
+  auto loaded = loader.Load(request);
+  if (!loaded.ok()) return loaded.status();
+  return std::move(loaded->version);
 }
 
 absl::StatusOr<std::unique_ptr<models::Net>> Versions::BareNet(

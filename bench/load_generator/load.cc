@@ -5,6 +5,7 @@
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/support/proto_buffer_reader.h>
 
+#include <algorithm>
 #include <chrono>
 #include <random>
 #include <thread>
@@ -19,6 +20,20 @@ constexpr char kMethod[] = "/inference.GRPCInferenceService/ModelInfer";
 
 TimePoint Now() { return Clock::Real()->Now(); }
 
+int64_t Nanoseconds(TimePoint time) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
+}
+
+// Until `until`, or until `stop` is seen, which is looked at ten times a second.
+void SleepUntil(TimePoint until, const std::atomic<bool>& stop) {
+  constexpr std::chrono::milliseconds kLook{100};
+  while (!stop) {
+    const TimePoint now = Now();
+    if (until <= now) return;
+    std::this_thread::sleep_until(std::min(until, now + kLook));
+  }
+}
+
 // Zero where there is no such process, or no longer.
 Duration ServerCpu(const Target& target) {
   if (!target.server_pid.has_value()) return Duration::zero();
@@ -32,6 +47,7 @@ struct Call {
   grpc::ByteBuffer answer;
   grpc::Status status;
   TimePoint intended;
+  TimePoint started;
 };
 
 // Starts calls; used by one thread.
@@ -46,6 +62,7 @@ class Caller {
   void Start(TimePoint intended) {
     auto* call = new Call;  // owned by the queue until it hands the tag back
     call->intended = intended;
+    call->started = Now();
     if (target_.timeout > Duration::zero()) {
       call->context.set_deadline(
           std::chrono::system_clock::now() +
@@ -67,7 +84,7 @@ class Caller {
 // Books what came back; used by one thread.
 class Recorder {
  public:
-  explicit Recorder(LoadResult* result) : result_(result) {}
+  Recorder(LoadResult* result, RecordFile* file) : result_(result), file_(file) {}
 
   // Takes what the call says into the result, and its latency.
   void Record(Call* call, TimePoint now) {
@@ -77,6 +94,14 @@ class Recorder {
       if (!message_.ParseFromZeroCopyStream(&reader)) {
         status = {grpc::StatusCode::INTERNAL, "the answer is no ModelInferResponse"};
       }
+    }
+    if (file_ != nullptr) {
+      RequestRecord record = status.ok() ? RecordOf(message_) : RequestRecord{};
+      record.intended_ns = Nanoseconds(call->intended);
+      record.started_ns = Nanoseconds(call->started);
+      record.done_ns = Nanoseconds(now);
+      record.status = static_cast<uint8_t>(status.error_code());
+      file_->Write(record);
     }
     if (!status.ok()) {
       Failures& failures = result_->failures[status.error_code()];
@@ -92,6 +117,7 @@ class Recorder {
 
  private:
   LoadResult* const result_;
+  RecordFile* const file_;
   inference::ModelInferResponse message_;  // kept for its memory
 };
 
@@ -107,7 +133,7 @@ std::unique_ptr<Call> NextCall(grpc::CompletionQueue* queue) {
 
 LoadResult RunClosedLoop(const Target& target, int concurrency) {
   LoadResult result;
-  Recorder recorder(&result);
+  Recorder recorder(&result, target.record);
   grpc::CompletionQueue queue;
   Caller caller(target, &queue);
 
@@ -135,14 +161,16 @@ LoadResult RunClosedLoop(const Target& target, int concurrency) {
   return result;
 }
 
-LoadResult RunOpenLoop(const Target& target, double rate, bool poisson) {
+LoadResult RunOpenLoop(const Target& target, double rate, bool poisson,
+                       const std::atomic<bool>& stop) {
   LoadResult result;
-  Recorder recorder(&result);
+  Recorder recorder(&result, target.record);
   grpc::CompletionQueue queue;
 
   const TimePoint start = Now();
   const TimePoint begin = start + target.warmup;
-  const TimePoint end = begin + target.duration;
+  // Where the run was stopped early: then. Set by the sender before it shuts down the queue.
+  std::atomic<TimePoint> end = begin + target.duration;
   LatencyHistogram lateness;
   Duration server_cpu{};
   std::thread sender([&] {
@@ -155,26 +183,26 @@ LoadResult RunOpenLoop(const Target& target, double rate, bool poisson) {
       at += std::chrono::duration<double>(poisson ? gap(random) : 1 / rate);
       const TimePoint intended = start + std::chrono::duration_cast<Duration>(at);
       if (!begun && intended >= begin) {
-        std::this_thread::sleep_until(begin);
+        SleepUntil(begin, stop);
         server_cpu = -ServerCpu(target);
         begun = true;
       }
-      if (intended >= end) break;
-      if (intended > Now()) std::this_thread::sleep_until(intended);
+      SleepUntil(std::min(intended, end.load()), stop);
+      if (stop) end = std::max(begin, std::min(Now(), end.load()));
+      if (intended >= end.load()) break;
       if (begun) lateness.Record(Now() - intended);
       caller.Start(intended);
     }
-    std::this_thread::sleep_until(end);
     server_cpu += ServerCpu(target);
     queue.Shutdown();
   });
   while (const std::unique_ptr<Call> call = NextCall(&queue)) {
     const TimePoint now = Now();
-    if (now >= begin && now < end && call->status.ok()) ++result.answered;
+    if (now >= begin && now < end.load() && call->status.ok()) ++result.answered;
     if (call->intended >= begin) recorder.Record(call.get(), now);
   }
   sender.join();
-  result.measured = target.duration;
+  result.measured = end.load() - begin;
   result.lateness = std::move(lateness);
   result.server_cpu = server_cpu;
   return result;

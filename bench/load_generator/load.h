@@ -10,6 +10,7 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/status.h>
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -19,6 +20,7 @@
 #include <vector>
 
 #include "bench/load_generator/latency_histogram.h"
+#include "bench/load_generator/request_record.h"
 #include "server/base/clock.h"
 
 namespace sconce::bench {
@@ -31,6 +33,7 @@ struct Target {
   Duration duration{};
   Duration timeout{};  // of one request; 0: none
   std::optional<pid_t> server_pid;
+  RecordFile* record = nullptr;  // of the requests that are measured; null: none is kept
 };
 
 struct Failures {
@@ -57,8 +60,9 @@ struct LoadResult {
 LoadResult RunClosedLoop(const Target& target, int concurrency);
 
 // Starts `rate` requests per second, at random intervals (`poisson`, with the same seed each time)
-// or at equal ones.
-LoadResult RunOpenLoop(const Target& target, double rate, bool poisson);
+// or at equal ones, until the time is over or `stop` becomes true.
+LoadResult RunOpenLoop(const Target& target, double rate, bool poisson,
+                       const std::atomic<bool>& stop);
 
 }  // namespace sconce::bench
 

@@ -5,9 +5,12 @@
 #include <grpcpp/support/channel_arguments.h>
 #include <sched.h>
 
+#include <atomic>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <iostream>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -16,10 +19,15 @@
 #include "bench/load_generator/options.h"
 #include "bench/load_generator/process_cpu.h"
 #include "bench/load_generator/report.h"
+#include "bench/load_generator/request_record.h"
 #include "bench/load_generator/request_template.h"
 
 namespace sconce::bench {
 namespace {
+
+// Set by a signal.
+std::atomic<bool> stopped{false};
+static_assert(std::atomic<bool>::is_always_lock_free);
 
 absl::Status PinTo(int cpu) {
   cpu_set_t cpus;
@@ -51,6 +59,11 @@ struct Run {
 };
 
 absl::Status Main(const Options& options) {
+  if (!options.rate.empty()) {
+    for (const int number : {SIGINT, SIGTERM}) {
+      std::signal(number, [](int) { stopped = true; });
+    }
+  }
   if (options.pin.has_value()) {
     if (absl::Status pinned = PinTo(*options.pin); !pinned.ok()) return pinned;
   }
@@ -66,6 +79,13 @@ absl::Status Main(const Options& options) {
   target.duration = std::chrono::duration_cast<Duration>(options.duration);
   target.timeout = std::chrono::duration_cast<Duration>(options.timeout);
   target.server_pid = options.server_pid;
+  std::unique_ptr<RecordFile> record;
+  if (!options.record.empty()) {
+    auto created = RecordFile::Create(options.record);
+    if (!created.ok()) return created.status();
+    record = *std::move(created);
+    target.record = record.get();
+  }
 
   if (!options.json) {
     std::printf("%s at %s, %d connection(s): %s\n", options.model.c_str(), options.address.c_str(),
@@ -85,12 +105,16 @@ absl::Status Main(const Options& options) {
     finish(absl::StrCat("closed ", concurrency), RunClosedLoop(target, concurrency));
   }
   for (const double rate : options.rate) {
-    finish(absl::StrCat("open ", rate, "/s"), RunOpenLoop(target, rate, options.poisson));
+    if (stopped) break;
+    finish(absl::StrCat("open ", rate, "/s"), RunOpenLoop(target, rate, options.poisson, stopped));
   }
   bool any_unanswered = false;
   for (const Run& run : runs) {
     if (!options.json) PrintRemarks(run.name, run.result);
     any_unanswered |= run.result.latency.count() == 0;
+  }
+  if (record != nullptr) {
+    if (absl::Status written = record->Close(); !written.ok()) return written;
   }
   return any_unanswered ? absl::UnavailableError("a run without one good answer")
                         : absl::OkStatus();

@@ -23,7 +23,8 @@ std::optional<Options> ParseOptions(int argc, char** argv, int* exit_status) {
       "Sends inference requests over gRPC and prints a table of what came back, one line a run.\n"
       "Closed loop (--concurrency): so many requests are always in flight; shows capacity.\n"
       "Open loop (--rate): requests start at times set beforehand, whatever the server does;\n"
-      "their latency counts from that time. Shows latency under a given load.",
+      "their latency counts from that time. Shows latency under a given load. SIGINT and\n"
+      "SIGTERM end such runs early.",
       "sconce_load");
   app.get_formatter()->column_width(34);
 
@@ -70,6 +71,9 @@ std::optional<Options> ParseOptions(int argc, char** argv, int* exit_status) {
   app.add_option("--server-pid", options.server_pid,
                  "Also show the processor time this process takes per request.")
       ->type_name("PID");
+  app.add_option("--record", options.record,
+                 "Also write a record of each request measured, as request_record.h says.")
+      ->type_name("FILE");
   app.add_flag("--json", options.json, "One JSON object a run instead of the table.");
 
   try {

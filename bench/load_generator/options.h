@@ -34,6 +34,7 @@ struct Options {
   int connections = 1;
   std::optional<int> pin;
   std::optional<pid_t> server_pid;
+  std::string record;  // file for a record of every request; empty: none
   bool json = false;
 };
 

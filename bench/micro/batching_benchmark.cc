@@ -5,7 +5,6 @@
 
 #include <chrono>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <semaphore>
 #include <string>
@@ -14,33 +13,20 @@
 
 #include "server/batching/batch_assembly.h"
 #include "server/batching/batch_policy.h"
-#include "server/batching/batcher.h"
+#include "server/batching/batchers.h"
 #include "server/registry/reaper.h"
 #include "server/registry/registry.h"
+#include "tests/support/fake_replica.h"
 
 namespace sconce {
 namespace {
 
 // Answers with four zeros a row, whatever comes; takes no time.
-class IdleReplica : public Replica {
+class IdleReplica : public FakeReplica {
  public:
   static constexpr int64_t kColumns = 4;
 
-  const std::string& device() const override { return device_; }
-
-  int depth() const override { return 1; }
-  int64_t max_rows() const override { return std::numeric_limits<int64_t>::max(); }
-  int numa_node() const override { return -1; }
-  absl::Status health() const override { return absl::OkStatus(); }
-
-  absl::StatusOr<std::vector<HostTensor>> Stage(absl::Span<const int64_t> size_bytes) override {
-    std::vector<HostTensor> staged;
-    for (const int64_t size : size_bytes) {
-      auto memory = std::make_shared<std::vector<std::byte>>(size);
-      staged.push_back({DType::kUInt8, {size}, absl::MakeSpan(*memory), memory});
-    }
-    return staged;
-  }
+  IdleReplica() : FakeReplica({}) {}
 
   absl::StatusOr<std::unique_ptr<RunningBatch>> Launch(BatchInput batch) override {
     const int64_t rows = batch.inputs[0].shape[0];
@@ -58,8 +44,6 @@ class IdleReplica : public Replica {
    private:
     std::vector<HostTensor> outputs_;
   };
-
-  const std::string device_ = "cpu";
 };
 
 constexpr char kModel[] = "idle";
@@ -95,10 +79,11 @@ void PlanBatchOfWaiting(benchmark::State& state) {
   for (int64_t rows = 1; rows <= 64; rows *= 2) {
     times.Record(rows, std::chrono::milliseconds(1), now);
   }
-  const std::vector<WaitingRequest> waiting(state.range(0),
-                                            {1, key, now + std::chrono::seconds(1), false});
+  const WaitingRequest one{.rows = 1, .shape_key = key, .deadline = now + std::chrono::seconds(1)};
+  const std::vector<WaitingRequest> waiting(state.range(0), one);
+  const BatchLimits limits{.rows = 64, .compute_times = &times};
   for (auto _ : state) {
-    benchmark::DoNotOptimize(PlanBatch(waiting, now, {.rows = 64}, times));
+    benchmark::DoNotOptimize(PlanBatch(waiting, now, now, {&limits, 1}));
   }
 }
 BENCHMARK(PlanBatchOfWaiting)->Arg(1)->Arg(64)->Arg(1024);

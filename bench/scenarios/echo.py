@@ -26,7 +26,7 @@ def main():
         torch.manual_seed(0)
         torch.save(torch.nn.Linear(FEATURES, FEATURES).state_dict(),
                    repository / "linear" / "model.pth")
-        with measuring.sconce(programs, repository) as (address, pid), measuring.process(
+        with measuring.sconce(programs, repository) as server, measuring.process(
                 [programs.echo], measuring.SERVER_CPU, stdout=subprocess.PIPE,
                 text=True) as echo:
             echo_address = echo.stdout.readline().strip()
@@ -38,7 +38,7 @@ def main():
                     "--duration", options.seconds, "--timeout", 0))
 
             a, b = measuring.in_turn(lambda: measure(echo_address, echo.pid),
-                                     lambda: measure(address, pid), options.pairs)
+                                     lambda: measure(server.address, server.pid), options.pairs)
     measuring.print_comparison(
         f"Linear({FEATURES}, {FEATURES}), {options.in_flight} in flight", "requests", "echo",
         "served", a, b)

@@ -23,12 +23,12 @@ def main():
         model = pathlib.Path(folder) / "digits"
         model.mkdir()
         shutil.copy(measuring.ROOT / "demo" / "digits_full.pth", model / "model.pth")
-        with measuring.sconce(programs, folder) as (address, pid):
+        with measuring.sconce(programs, folder) as server:
             for run in RUNS:
                 print(flush=True)
                 done = subprocess.run(
-                    [programs.load, "--address", address, "--model", model.name, "--pin",
-                     str(measuring.LOAD_CPU), "--server-pid", str(pid), "--duration",
+                    [programs.load, "--address", server.address, "--model", model.name, "--pin",
+                     str(measuring.LOAD_CPU), "--server-pid", str(server.pid), "--duration",
                      str(options.seconds), *run])
                 if done.returncode != 0:
                     sys.exit(done.returncode)

@@ -23,6 +23,8 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PATIENCE = 60
+# The first version of a network runs every batch size before it serves.
+FIRST_LOADS = 300
 PROCESSORS = sorted(os.sched_getaffinity(0))
 # What is measured has one processor, what measures it another.
 SERVER_CPU, LOAD_CPU = PROCESSORS[0], PROCESSORS[-1]
@@ -80,9 +82,9 @@ def print_machine():
 
 
 @contextlib.contextmanager
-def process(command, cpu, **options):
-    """A process on one processor, ended with SIGTERM."""
-    started = subprocess.Popen(["taskset", "-c", str(cpu), *map(str, command)], **options)
+def process(command, cpus, **options):
+    """A process on the processors `cpus`, such as 0 or "0,1"; ended with SIGTERM."""
+    started = subprocess.Popen(["taskset", "-c", str(cpus), *map(str, command)], **options)
     try:
         yield started
     finally:
@@ -94,45 +96,59 @@ def process(command, cpu, **options):
             started.wait()
 
 
-def wait_for(condition, process_, what):
-    deadline = time.monotonic() + PATIENCE
+def wait_for(condition, process_, what, patience=PATIENCE):
+    deadline = time.monotonic() + patience
     while not (value := condition()):
         if process_.poll() is not None:
             sys.exit(f"error: {what}: the process ended with status {process_.returncode}")
         if time.monotonic() > deadline:
-            sys.exit(f"error: waited {PATIENCE} s for {what}")
+            sys.exit(f"error: waited {patience} s for {what}")
         time.sleep(0.02)
     return value
 
 
+class Server:
+    """A server that runs, as a benchmark talks to it."""
+
+    def __init__(self, process_, log):
+        self.process, self.pid, self._log = process_, process_.pid, pathlib.Path(log)
+        self.address = wait_for(lambda: self._listens("gRPC"), process_, "the server's gRPC port")
+        self.http = wait_for(lambda: self._listens("HTTP"), process_, "the server's HTTP port")
+        wait_for(self._ready, process_, "the server to be ready", FIRST_LOADS)
+
+    def open_log(self):
+        """The log from its beginning, for reading as it grows."""
+        return self._log.open(errors="replace")
+
+    def get(self, path):
+        with urllib.request.urlopen(f"http://{self.http}{path}", timeout=PATIENCE) as reply:
+            return reply.read().decode()
+
+    def _listens(self, protocol):
+        found = re.search(rf"{protocol} listening on (\S+)", self._log.read_text(errors="replace"))
+        return found and found[1]
+
+    def _ready(self):
+        try:
+            self.get("/v2/health/ready")
+            return True
+        except urllib.error.HTTPError:
+            return False
+
+
 @contextlib.contextmanager
-def sconce(programs, repository):
-    """(gRPC address, process id) of a server that is ready, with one thread to compute."""
+def sconce(programs, repository, *flags, cpus=SERVER_CPU):
+    """A Server that is ready, on the processors `cpus`, with one thread to compute."""
     with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
         command = [programs.server, "serve", "--model-repository", repository, "--device", "cpu",
                    "--threads", "1", "--grpc-address", "127.0.0.1:0", "--http-address",
-                   "127.0.0.1:0"]
-        with process(command, SERVER_CPU, stdout=log, stderr=log) as server:
-            def address(protocol):
-                text = pathlib.Path(log.name).read_text()
-                found = re.search(rf"{protocol} listening on (\S+)", text)
-                return found and found[1]
-
-            def ready():
-                try:
-                    with urllib.request.urlopen(f"http://{http}/v2/health/ready", timeout=5):
-                        return True
-                except urllib.error.HTTPError:
-                    return False
-
+                   "127.0.0.1:0", *flags]
+        with process(command, cpus, stdout=log, stderr=log) as started:
             try:
-                grpc = wait_for(lambda: address("gRPC"), server, "the server's gRPC port")
-                http = wait_for(lambda: address("HTTP"), server, "the server's HTTP port")
-                wait_for(ready, server, "the server to be ready")
+                yield Server(started, log.name)
             except SystemExit:
                 print(pathlib.Path(log.name).read_text(), file=sys.stderr)
                 raise
-            yield grpc, server.pid
 
 
 def load(programs, address, pid, model, *flags):

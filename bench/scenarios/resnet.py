@@ -61,15 +61,15 @@ def main():
             torch.save(weights, model / "model.pth")
             # Requests of `batch` rows that are never put together: the batch is the same as bare.
             (model / "config.pbtxt").write_text(f"max_batch_size: {batch}\n")
-        with measuring.sconce(programs, repository) as (address, pid):
+        with measuring.sconce(programs, repository) as server:
             for batch in BATCHES:
                 model = repository / f"resnet18-{batch}"
                 with bare_libtorch(programs, model / "model.pth", batch) as bare:
                     a, b = measuring.in_turn(
                         lambda: bare.measure(options.seconds),
                         lambda: measuring.rates(measuring.load(
-                            programs, address, pid, model.name, "--rows", batch, "--shape",
-                            "3,224,224", "--concurrency", IN_FLIGHT, "--warmup", 0.3,
+                            programs, server.address, server.pid, model.name, "--rows", batch,
+                            "--shape", "3,224,224", "--concurrency", IN_FLIGHT, "--warmup", 0.3,
                             "--duration", options.seconds, "--timeout", 0)),
                         options.pairs)
                 measuring.print_comparison(

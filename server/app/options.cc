@@ -8,6 +8,7 @@
 #include "server/app/version.h"
 #include "server/base/address.h"
 #include "server/base/printable.h"
+#include "server/rpc/grpc_server.h"
 
 namespace sconce {
 namespace {
@@ -96,6 +97,28 @@ CLI::App* AddServe(CLI::App& app, ServeOptions& options) {
       "How often the repository is looked at where the file system does not tell of changes.");
   AddSeconds(serve, "--settle-time", &options.settle_time, 0, 3600,
              "How long a file must have been unchanged before it is read.");
+  AddSeconds(
+      serve, "--reload-jitter", &options.reload_jitter, 0, 3600,
+      "At most how much longer, by chance, each new file is left alone, so that a fleet does "
+      "not reload in one instant.");
+  serve
+      ->add_option_function<std::string>(
+          "--control",
+          [&options](const std::string& mode) {
+            options.control = mode == "command" ? ControlMode::kCommand
+                              : mode == "fixed" ? ControlMode::kFixed
+                                                : ControlMode::kFollow;
+          },
+          "follow (serve what the folders hold), command (serve what RepositoryModelLoad asks for) "
+          "or fixed (serve what is there at the start).")
+      ->type_name("MODE")
+      ->default_str("follow")
+      ->check(CLI::IsMember({"follow", "command", "fixed"}).description(""));
+  serve
+      ->add_option("--state-file", options.state_file,
+                   "Where version numbers, pins and refused files are kept across restarts; "
+                   "nowhere unless given.")
+      ->type_name("FILE");
   AddSeconds(serve, "--shutdown-grace", &options.shutdown_grace, 0, 3600,
              "How long requests in flight may take to end after SIGTERM.");
   serve->add_flag("--exit-on-device-fault", options.exit_on_device_fault,
@@ -121,6 +144,13 @@ CLI::App* AddServe(CLI::App& app, ServeOptions& options) {
       ->type_name("N")
       ->capture_default_str()
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40).description(""));
+  serve
+      ->add_option("--inline-weights-max-bytes", options.inline_weights_max_bytes,
+                   "The most bytes of weights that a client's RepositoryModelLoad may bring; 0 "
+                   "allows none.")
+      ->type_name("N")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{0}, GrpcServer::kMostInlineBytes).description(""));
   serve->add_option("--log-format", options.log_format, "human or json (one object per line).")
       ->type_name("FORMAT")
       ->capture_default_str()
@@ -218,6 +248,64 @@ CLI::App* AddDevices(CLI::App& app, tools::DevicesOptions& options) {
   return devices;
 }
 
+// One of the things that `sconce ctl` does, to a model that has to be named or may be.
+CLI::App* AddCtlCommand(CLI::App& ctl, tools::CtlOptions& options,
+                        tools::CtlOptions::Command command, const std::string& name,
+                        const std::string& help) {
+  CLI::App* added = AddCommand(ctl, name, help);
+  added->fallthrough();  // --server and --timeout may follow the command
+  added->callback([&options, command] { options.command = command; });
+  CLI::Option* model =
+      added->add_option("MODEL", options.model, "A model's name, which is its folder's.")
+          ->type_name("");
+  if (command != tools::CtlOptions::Command::kStatus) model->required();
+  return added;
+}
+
+CLI::App* AddCtl(CLI::App& app, tools::CtlOptions& options) {
+  using Command = tools::CtlOptions::Command;
+  CLI::App* ctl =
+      AddCommand(app, "ctl", "Say what a running server serves, and tell it what to serve.");
+  ctl->require_subcommand(1);
+  ctl->add_option("--server", options.server, "Where the server listens for gRPC.")
+      ->type_name("HOST:PORT")
+      ->capture_default_str()
+      ->check(kAddress);
+  AddSeconds(ctl, "--timeout", &options.timeout, 0.1, 86400, "How long to wait for the server.");
+
+  AddCtlCommand(*ctl, options, Command::kStatus, "status",
+                "Show what answers, and the last versions of each model.")
+      ->add_flag("--json", options.json, "One JSON object instead of text.");
+  CLI::App* versioned[] = {
+      AddCtlCommand(*ctl, options, Command::kRollback, "rollback",
+                    "Let a retained version answer again: the one before, unless one is named."),
+      AddCtlCommand(*ctl, options, Command::kPromote, "promote",
+                    "Let the version answer that is held, or a canary."),
+  };
+  for (CLI::App* command : versioned) {
+    command->add_option("VERSION", options.version, "The version's number.")
+        ->type_name("")
+        ->check(CLI::Range(int64_t{1}, kMaxVersionNumber).description(""));
+  }
+  AddCtlCommand(*ctl, options, Command::kReload, "reload",
+                "Load what the model's folder holds, even if it is unchanged.");
+  AddCtlCommand(*ctl, options, Command::kPin, "pin", "Stop following the model's folder.");
+  AddCtlCommand(*ctl, options, Command::kUnpin, "unpin", "Follow the model's folder again.");
+  CLI::App* load = AddCtlCommand(*ctl, options, Command::kLoad, "load",
+                                 "Load a model from its folder, or from what is given here.");
+  load->add_option("--config", options.config,
+                   "The model's configuration as JSON, or a file with it, in place of the folder's "
+                   "config.pbtxt.")
+      ->type_name("CONFIG");
+  load->add_option("--weights", options.weights,
+                   "A weights file to send, if the server's --inline-weights-max-bytes allows it.")
+      ->type_name("FILE")
+      ->check(CLI::ExistingFile.description(""));
+  AddCtlCommand(*ctl, options, Command::kUnload, "unload",
+                "Take a model out of service until it is loaded.");
+  return ctl;
+}
+
 }  // namespace
 
 std::optional<Command> ParseCommandLine(int argc, char** argv, int* exit_status) {
@@ -228,9 +316,10 @@ std::optional<Command> ParseCommandLine(int argc, char** argv, int* exit_status)
   tools::ConvertOptions convert_options;
   tools::MergeOptions merge_options;
   tools::DevicesOptions devices_options;
+  tools::CtlOptions ctl_options;
   CLI::App app(
       "Sconce serves PyTorch weights over gRPC and swaps them when their files change. It also "
-      "shows,\nchecks, compares, converts and merges them.",
+      "steers\na server that runs, and shows, checks, compares, converts and merges weights.",
       "sconce");
   app.set_version_flag("--version", std::string("sconce ") + kVersion);
   app.require_subcommand(1);
@@ -241,6 +330,7 @@ std::optional<Command> ParseCommandLine(int argc, char** argv, int* exit_status)
   const CLI::App* diff = AddDiff(app, diff_options);
   const CLI::App* convert = AddConvert(app, convert_options);
   const CLI::App* merge = AddMerge(app, merge_options);
+  const CLI::App* ctl = AddCtl(app, ctl_options);
   AddDevices(app, devices_options);
 
   try {
@@ -261,6 +351,7 @@ std::optional<Command> ParseCommandLine(int argc, char** argv, int* exit_status)
   if (*diff) return tools::ToolOptions(diff_options);
   if (*convert) return tools::ToolOptions(convert_options);
   if (*merge) return tools::ToolOptions(merge_options);
+  if (*ctl) return tools::ToolOptions(ctl_options);
   return tools::ToolOptions(devices_options);
 }
 

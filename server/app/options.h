@@ -5,11 +5,13 @@
 #define SCONCE_SERVER_APP_OPTIONS_H_
 
 #include <chrono>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <variant>
 
 #include "server/checkpoint/checkpoint.h"
+#include "server/reload/following.h"
 #include "server/tools/run.h"
 
 namespace sconce {
@@ -25,10 +27,14 @@ struct ServeOptions {
   int threads = 0;  // 0: one per core
   std::chrono::milliseconds poll_interval{1000};
   std::chrono::milliseconds settle_time{300};
+  std::chrono::milliseconds reload_jitter{0};
+  ControlMode control = ControlMode::kFollow;
+  std::string state_file;  // empty: none
   std::chrono::milliseconds shutdown_grace{30000};
   bool exit_on_device_fault = false;
   bool gpu_direct_storage = false;
   CheckpointOptions checkpoint;  // how weights files are read
+  int64_t inline_weights_max_bytes = 0;
   std::string log_format = "human";
   std::string log_level = "info";
 };

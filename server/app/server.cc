@@ -15,18 +15,19 @@
 #include "server/base/address.h"
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
-#include "server/batching/batcher.h"
+#include "server/batching/batchers.h"
 #include "server/batching/watchdog.h"
 #include "server/device/accelerator.h"
 #include "server/device/device_health.h"
 #include "server/device/device_set.h"
 #include "server/device/torch_errors.h"
 #include "server/http/http_server.h"
+#include "server/loader/torch_version_loader.h"
 #include "server/registry/reaper.h"
 #include "server/registry/registry.h"
 #include "server/reload/config_file.h"
+#include "server/reload/following.h"
 #include "server/reload/reloader.h"
-#include "server/loader/torch_version_loader.h"
 #include "server/rpc/grpc_server.h"
 #include "server/rpc/shared_memory_regions.h"
 
@@ -82,13 +83,18 @@ struct Server::Parts {
                         const std::string& reason) { RetireLost(model, *version, reason); }),
         watchdog([this] { return batchers.UnderWay(); }, &metrics, Clock::Real()),
         loader(devices.devices(), options.checkpoint, &device_health, options.gpu_direct_storage),
-        reloader({options.model_repository,
-                  {.settle = options.settle_time},
-                  {.poll_interval = options.poll_interval}},
-                 ReadModelConfig, &loader, &registry, &reaper, &metrics),
+        reloader({.repository = options.model_repository,
+                  .times = {.settle = options.settle_time, .jitter = options.reload_jitter},
+                  .watch = {.poll_interval = options.poll_interval},
+                  .control = options.control,
+                  .state_file = options.state_file},
+                 {.file = ReadModelConfig, .json = ParseModelConfigJson}, &loader, &registry,
+                 &reaper, &batchers, &metrics),
         device_gauges(&devices, &metrics),
         shared_memory(SharedMemoryOn(devices)),
-        grpc({.address = *ParseAddress(options.grpc_address)},
+        grpc({.address = *ParseAddress(options.grpc_address),
+              .inline_weights_max_bytes = options.inline_weights_max_bytes,
+              .control_mode = ControlModeName(options.control)},
              {&registry, &batchers, &reloader, &shared_memory, &metrics, Clock::Real()}, kVersion),
         http({.address = *ParseAddress(options.http_address)},
              {&registry, &metrics, [this] { device_gauges.Refresh(); }}) {
@@ -105,10 +111,12 @@ struct Server::Parts {
 
   void RetireLost(const std::shared_ptr<Model>& model, const ModelVersion& version,
                   const std::string& reason) {
-    if (!registry.RetireLost(model, version, reason)) return;
-    metrics.ForModel(model->name())->SetServingVersion(0, "");
+    const Lost lost = registry.RetireLost(model, version, reason);
+    if (lost == Lost::kNothing) return;
     spdlog::error("model '{}': version {} is out of service, no device it is on works: {}",
                   model->name(), version.number, reason);
+    if (lost == Lost::kBeside) return;
+    metrics.ForModel(model->name())->SetServingVersion(0, "");
     on_device_fault();
   }
 

@@ -5,6 +5,8 @@
 #include <new>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/avx2.h"
+#include "server/base/xxh3_avx2.h"
 
 namespace sconce {
 
@@ -30,7 +32,12 @@ ContentHasher& ContentHasher::operator=(ContentHasher&&) noexcept = default;
 ContentHasher::~ContentHasher() = default;
 
 void ContentHasher::Update(absl::Span<const std::byte> bytes) {
-  if (!bytes.empty()) XXH3_128bits_update(state_->xxh, bytes.data(), bytes.size());
+  if (bytes.empty()) return;
+  if (HasAvx2()) {
+    UpdateXxh3WithAvx2(state_->xxh, bytes.data(), bytes.size());
+  } else {
+    XXH3_128bits_update(state_->xxh, bytes.data(), bytes.size());
+  }
 }
 
 Digest128 ContentHasher::Finish() const {

@@ -68,11 +68,6 @@ absl::Status CheckDeviceBytes(const ModelVersion& version, const InferRequest& r
 }
 
 absl::Status CheckAgainst(const ModelVersion& version, InferRequest* request) {
-  if (request->wanted_version != 0 && request->wanted_version != version.number) {
-    return absl::NotFoundError(absl::StrCat("model '", version.model, "' has no version ",
-                                            request->wanted_version, ", it serves version ",
-                                            version.number));
-  }
   if (request->checked_against.get() == &version) return absl::OkStatus();
   const ModelVersion& before = *request->checked_against;
   if (version.signature == before.signature &&

@@ -23,8 +23,8 @@ std::string ShapeKey(const InferRequest& request);
 // depends on what the network computes is left to the replica.
 absl::Status CheckDeviceBytes(const ModelVersion& version, const InferRequest& request);
 
-// Whether `version` may answer a request that was checked against another one: the version it
-// wants, the inputs it takes. The request is then checked against `version`.
+// Whether `version` takes the inputs of a request that was checked against another one. The request
+// is then checked against `version`.
 absl::Status CheckAgainst(const ModelVersion& version, InferRequest* request);
 
 // The bytes of the batch's inputs.

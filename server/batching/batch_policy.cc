@@ -39,12 +39,12 @@ Duration ServiceTimes::LeastFor(int64_t rows, TimePoint now) const {
   return least;
 }
 
-BatchPlan PlanBatch(absl::Span<const WaitingRequest> waiting, TimePoint now,
-                    const BatchLimits& limits, const ServiceTimes& compute_times) {
+BatchPlan PlanBatch(absl::Span<const WaitingRequest> waiting, TimePoint now, TimePoint start,
+                    absl::Span<const BatchLimits> limits) {
   BatchPlan plan;
-  const TimePoint start = std::max(now, limits.start);
-  const int64_t most = std::min(limits.rows, limits.replica_rows);
+  start = std::max(now, start);
   int64_t rows = 0;
+  int64_t most = 0;
   std::string_view shape_key;
   for (size_t i = 0; i < waiting.size(); ++i) {
     const WaitingRequest& request = waiting[i];
@@ -52,25 +52,41 @@ BatchPlan PlanBatch(absl::Span<const WaitingRequest> waiting, TimePoint now,
       plan.cancelled.push_back(i);
       continue;
     }
-    if (request.deadline != TimePoint::max() &&
-        start + compute_times.LeastFor(request.rows, now) > request.deadline) {
-      plan.late.push_back(i);
+    if (request.version >= limits.size()) {
+      plan.gone.push_back(i);
       continue;
     }
-    if (request.rows > limits.replica_rows) {
-      if (request.rows > limits.any_replica_rows) plan.too_large.push_back(i);
+    const BatchLimits& limit = limits[request.version];
+    const bool fits = request.rows <= limit.replica_rows;
+    if (request.deadline != TimePoint::max()) {
+      // What another replica is to take may begin there at once, for all that is known here.
+      TimePoint end = fits ? start : now;
+      if (fits && limit.compute_times != nullptr) {
+        end += limit.compute_times->LeastFor(request.rows, now);
+      }
+      if (end > request.deadline) {
+        plan.late.push_back(i);
+        continue;
+      }
+    }
+    if (!fits) {
+      if (request.rows > limit.any_replica_rows) plan.too_large.push_back(i);
       continue;
     }
-    if (!plan.take.empty() && request.shape_key != shape_key) continue;
-    if (!plan.take.empty() && rows + request.rows > most) {
+    if (plan.take.empty()) {
+      plan.version = request.version;
+      shape_key = request.shape_key;
+      most = std::min(limit.rows, limit.replica_rows);
+    } else if (request.version != plan.version || request.shape_key != shape_key) {
+      continue;
+    } else if (rows + request.rows > most) {
       plan.full = true;
       break;
     }
-    shape_key = request.shape_key;
     rows += request.rows;
     plan.take.push_back(i);
   }
-  plan.full = plan.full || rows >= most;
+  plan.full = plan.full || (!plan.take.empty() && rows >= most);
   return plan;
 }
 

@@ -26,22 +26,26 @@ namespace sconce {
 // What the policy sees of a waiting request.
 struct WaitingRequest {
   int64_t rows = 1;
+  // That it is to be run on, by its place among the limits; beyond them: one that is not there.
+  size_t version = 0;
   // Requests share a batch only if all dimensions but the first are equal; equal keys say so.
   std::string_view shape_key = {};
   TimePoint deadline = TimePoint::max();
   bool cancelled = false;
 };
 
+class ServiceTimes;
+
 struct BatchLimits {
-  // Of the largest batch; a request that is larger goes alone.
+  // Of the largest batch of the version; a request that is larger goes alone.
   int64_t rows = 1;
-  // What fits into the memory of the replica that is to run the batch. Larger requests are left to
-  // other replicas.
+  // What fits into the memory of the replica that is to run the batch; 0 where there is none of the
+  // version that does. Larger requests are left to other replicas.
   int64_t replica_rows = std::numeric_limits<int64_t>::max();
   // The same of the replica that has most memory; larger requests are given up.
   int64_t any_replica_rows = std::numeric_limits<int64_t>::max();
-  // When the batch can begin to be computed: after what the device has under way.
-  TimePoint start{};
+  // Of the replica; null: nothing is known.
+  const ServiceTimes* compute_times = nullptr;
 };
 
 // Indices into the snapshot, each in ascending order and in one list at most; the others go on
@@ -51,6 +55,9 @@ struct BatchPlan {
   std::vector<size_t> late;
   std::vector<size_t> cancelled;
   std::vector<size_t> too_large;
+  std::vector<size_t> gone;  // their version is not there
+  // Of those that are taken.
+  size_t version = 0;
   // No further request of its shape can join the batch.
   bool full = false;
 };
@@ -78,11 +85,12 @@ class ServiceTimes {
 };
 
 // The next batch out of `waiting`, which is in order of arrival: the first request that is neither
-// cancelled nor late sets the shape; after it every request of that shape that still fits, until
-// one does not, so that a large request is never overtaken for ever. `compute_times` are those of
-// the device that is to run it.
-BatchPlan PlanBatch(absl::Span<const WaitingRequest> waiting, TimePoint now,
-                    const BatchLimits& limits, const ServiceTimes& compute_times);
+// cancelled nor late, and that the replica can take, sets version and shape; after it every request
+// of both that still fits, until one does not, so that a large request is never overtaken for ever.
+// `limits` are those of the versions that answer; `start` is when the batch can begin to be
+// computed, after what the device has under way.
+BatchPlan PlanBatch(absl::Span<const WaitingRequest> waiting, TimePoint now, TimePoint start,
+                    absl::Span<const BatchLimits> limits);
 
 // An executor that is to know what to do next.
 struct ExecutorSituation {

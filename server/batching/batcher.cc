@@ -1,8 +1,11 @@
 #include "server/batching/batcher.h"
 
 #include <algorithm>
+#include <chrono>
 #include <limits>
+#include <utility>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "server/base/thread.h"
 #include "server/batching/batch_assembly.h"
@@ -24,11 +27,9 @@ struct Batcher::Slot {
   Executor executor;
 
   CondVar wake;
-  // Whether the live version has a replica for it that works.
+  // Whether a version that answers has a replica for it that works.
   bool usable = false;
-  int64_t lost_version = 0;
-  std::string device;
-  // Of the largest batch it takes.
+  // Of the largest batch it takes; of versions that differ, the smallest such.
   int64_t batch_rows = 0;
   std::vector<WatchedBatch> watched;
   Thread thread;
@@ -37,7 +38,7 @@ struct Batcher::Slot {
 // What an executor takes out of the queue in one turn.
 struct Batcher::Closing {
   Batch batch;
-  Refusals refused;
+  RefusedRequests refused;
 };
 
 Batcher::Batcher(std::shared_ptr<Model> model, ModelMetrics* metrics, const Clock* clock,
@@ -51,72 +52,102 @@ Batcher::Batcher(std::shared_ptr<Model> model, ModelMetrics* metrics, const Cloc
 Batcher::~Batcher() { Stop(); }
 
 void Batcher::OnVersionChanged() {
+  RefusedRequests left;
   {
     MutexLock lock(&mutex_);
     if (stopped_) return;
-    const std::shared_ptr<const ModelVersion> version = model_->Pin();
-    const size_t wanted = version == nullptr ? 1 : version->replicas.size();
-    while (slots_.size() < wanted) {
+    Follow();
+    while (slots_.size() < answering_.executors()) {
       slots_.push_back(std::make_unique<Slot>(slots_.size(), model_, metrics_, clock_));
       loads_.emplace_back();
       Slot* const slot = slots_.back().get();
+      Fit(slot);
       slot->thread = Thread(absl::StrCat("exec-", model_->name()), ThreadPriority::kNormal,
                             [this, slot] { RunExecutor(slot); });
     }
-    for (const auto& slot : slots_) Know(slot.get(), version.get());
-    for (size_t i = 0; i < slots_.size(); ++i) {
-      const auto first = std::find_if(slots_.begin(), slots_.end(), [&](const auto& other) {
-        return other->device == slots_[i]->device;
-      });
-      loads_[i].device = static_cast<int>(first - slots_.begin());
-      slots_[i]->wake.Notify();
-    }
+    for (const auto& slot : slots_) slot->wake.Notify();
+    if (answering_.versions().empty()) left = queue_.TakeAll(NotServed());
   }
+  Refuse(&left);
   CheckHealth();
 }
 
-void Batcher::Know(Slot* slot, const ModelVersion* version) {
+void Batcher::FollowChange() {
+  serving_change_ = model_->serving_change();
+  answering_.Set(model_->serving());
+  for (const auto& slot : slots_) Fit(slot.get());
+}
+
+void Batcher::Fit(Slot* slot) {
   const size_t index = slot->executor.index();
   ExecutorLoad& load = loads_[index];
-  slot->device.clear();
-  slot->usable = version == nullptr && index == 0;  // to refuse what waits
-  load.max_rows = std::numeric_limits<int64_t>::max();
-  if (version != nullptr && index < version->replicas.size()) {
-    const Replica& replica = *version->replicas[index];
-    slot->usable = version->number != slot->lost_version;
-    slot->device = replica.device();
-    load.max_rows = replica.max_rows();
-    slot->batch_rows = std::min(version->config.max_batch_size, replica.max_rows());
+  slot->usable = false;
+  slot->batch_rows = std::numeric_limits<int64_t>::max();
+  for (const AnsweringVersion& answering : answering_.versions()) {
+    if (!answering.RunsOn(index)) continue;
+    slot->usable = true;
+    slot->batch_rows = std::min({slot->batch_rows, answering.version->config.max_batch_size,
+                                 answering.places[index].max_rows});
   }
   load.looks_soon = load.looks_soon || !load.available;
   load.available = slot->usable && (load.available || load.under_way == 0);
 }
 
 void Batcher::CheckHealth() {
-  std::shared_ptr<const ModelVersion> version;
-  absl::Status health;
-  bool any = false;
-  Refusals left;
+  std::vector<LostVersion> lost;
+  std::vector<RefusedRequests> left;
   {
     MutexLock lock(&mutex_);
-    version = model_->Pin();
-    if (stopped_ || version == nullptr) return;
-    for (size_t i = 0; i < version->replicas.size(); ++i) {
-      absl::Status status = version->replicas[i]->health();
-      any = any || status.ok();
-      if (status.ok() || i >= slots_.size()) continue;
-      health = std::move(status);
-      slots_[i]->lost_version = version->number;
-      slots_[i]->usable = false;
-      loads_[i].available = false;
-      slots_[i]->wake.Notify();
+    if (stopped_) return;
+    Follow();
+    lost = answering_.CheckHealth();
+    for (const LostVersion& version : lost) {
+      left.push_back(queue_.TakeOf(*version.version, answering_, NotServed(version.reason)));
     }
-    if (!any) left = queue_.TakeAll(NotServed(health.message()));
+    for (const auto& slot : slots_) {
+      const bool before = slot->usable;
+      Fit(slot.get());
+      if (slot->usable != before) slot->wake.Notify();
+    }
     Call(Next(clock_->Now()));
   }
-  if (any) return;
-  if (on_devices_lost_) on_devices_lost_(model_, version, std::string(health.message()));
-  Refuse(&left);
+  for (const LostVersion& version : lost) {
+    if (on_devices_lost_) on_devices_lost_(model_, version.version, version.reason);
+  }
+  for (RefusedRequests& refused : left) Refuse(&refused);
+}
+
+absl::Status Batcher::Hold(Duration patience) {
+  const TimePoint deadline = std::chrono::steady_clock::now() + patience;
+  MutexLock lock(&mutex_);
+  if (held_) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("model '", model_->name(), "': its batches are held already"));
+  }
+  held_ = true;
+  for (const auto& slot : slots_) slot->wake.Notify();
+  bool in_time = true;
+  while (!stopped_ && in_time && AnyUnderWay()) in_time = idle_.WaitUntil(&mutex_, deadline);
+  if (!stopped_ && !AnyUnderWay()) return absl::OkStatus();
+  held_ = false;
+  for (const auto& slot : slots_) slot->wake.Notify();
+  if (stopped_) {
+    return absl::NotFoundError(absl::StrCat("model '", model_->name(), "' was removed"));
+  }
+  return absl::DeadlineExceededError(absl::StrCat("model '", model_->name(),
+                                                  "': batches are still under way after ",
+                                                  ToSeconds(patience), " s"));
+}
+
+void Batcher::Release() {
+  MutexLock lock(&mutex_);
+  held_ = false;
+  for (const auto& slot : slots_) slot->wake.Notify();
+}
+
+bool Batcher::AnyUnderWay() const {
+  return std::any_of(loads_.begin(), loads_.end(),
+                     [](const ExecutorLoad& load) { return load.under_way > 0; });
 }
 
 void Batcher::Submit(InferRequest request) {
@@ -125,33 +156,45 @@ void Batcher::Submit(InferRequest request) {
   absl::Status refused;
   {
     MutexLock lock(&mutex_);
-    if (stopped_ || (!slots_.empty() && !AnyUsable())) {
-      refused = NotServed();
-    } else if (request.checked.rows > MostRows()) {
-      refused = TooLarge();
-    } else {
-      refused = queue_.CheckRoom(request);
-    }
+    Follow();
+    refused = Check(request);
     if (refused.ok()) {
+      const bool limited = request.deadline != TimePoint::max();
       queue_.Add(std::move(request));
-      Call(Next(arrival));  // near enough to now, which takes longer to find out
+      if (held_) {
+        if (limited && !slots_.empty()) slots_.front()->wake.Notify();
+      } else {
+        Call(Next(arrival));  // near enough to now, which takes longer to find out
+      }
       return;
     }
   }
   sconce::Refuse(request, refused, *clock_, model_.get());
 }
 
+absl::Status Batcher::Check(const InferRequest& request) const {
+  if (stopped_ || answering_.versions().empty()) return NotServed();
+  const size_t index = answering_.IndexOf(request.wanted_version);
+  if (index == answering_.versions().size()) return answering_.Gone(request.wanted_version);
+  const int64_t most_rows = answering_.versions()[index].most_rows;
+  if (most_rows == 0) return NotServed();
+  if (request.checked.rows > most_rows) return answering_.TooLarge(index);
+  return queue_.CheckRoom(request);
+}
+
 void Batcher::Stop() {
-  Refusals left;
+  RefusedRequests left;
   std::vector<Thread> threads;
   {
     MutexLock lock(&mutex_);
     stopped_ = true;
+    answering_.Set({});
     left = queue_.TakeAll(NotServed());
     for (const auto& slot : slots_) {
       slot->wake.Notify();
       threads.push_back(std::move(slot->thread));
     }
+    idle_.NotifyAll();
   }
   Refuse(&left);
   for (Thread& thread : threads) thread.Join();
@@ -201,10 +244,16 @@ Batcher::Turn Batcher::AwaitTurn(Slot* slot, Closing* closing) {
   loads_[index].under_way = executor.under_way();
   loads_[index].rows = executor.rows_under_way();
   loads_[index].looks_soon = false;
+  if (held_ && executor.under_way() == 0) idle_.NotifyAll();
   for (;;) {
+    Follow();
     NextStep next;
-    if (!slot->usable || stopped_) {
+    if (!slot->usable || stopped_ || held_) {
       if (executor.under_way() > 0) return Turn::kFinish;
+      if (held_ && !stopped_ && index == 0) {
+        if (GiveUp(clock_->Now(), closing)) return Turn::kLaunch;
+        next.until = queue_.FirstDeadline();
+      }
     } else if (!queue_.empty() || executor.under_way() > 0) {
       const TimePoint now = clock_->Now();
       if (executor.under_way() > 0) loads_[index].expected_end = executor.FreeAt(now);
@@ -217,8 +266,7 @@ Batcher::Turn Batcher::AwaitTurn(Slot* slot, Closing* closing) {
       next = DecideStep(executor.Situation(mine, rows == slot->batch_rows, rows, now), now);
       if (next.step == ExecutorStep::kClose) {
         if (Close(slot, now, closing)) return Turn::kLaunch;
-        if (!slot->usable || executor.under_way() == 0) continue;
-        // Enough waits, but not of one shape.
+        // Enough waits, but not of one version and shape.
         next = DecideStep(executor.Situation(mine, false, rows, now), now);
       }
       if (next.step == ExecutorStep::kFinish) return Turn::kFinish;
@@ -239,18 +287,30 @@ Batcher::Turn Batcher::AwaitTurn(Slot* slot, Closing* closing) {
 }
 
 std::optional<size_t> Batcher::Next(TimePoint now) const {
-  if (queue_.empty()) return std::nullopt;
-  // Nothing to choose: what does not fit it fits none.
-  if (loads_.size() == 1) return loads_[0].available ? std::optional<size_t>(0) : std::nullopt;
-  int64_t fits = -1;
-  for (const ExecutorLoad& load : loads_) {
-    if (load.available) fits = std::max(fits, load.max_rows);
+  if (queue_.empty() || held_ || stopped_) return std::nullopt;
+  const std::vector<AnsweringVersion>& versions = answering_.versions();
+  // One executor, one version: what does not fit there fits nowhere.
+  if (loads_.size() == 1 && versions.size() == 1) {
+    return loads_[0].available ? std::optional<size_t>(0) : std::nullopt;
   }
-  if (fits < 0) return std::nullopt;
+  // By version, what fits the available ones.
+  absl::InlinedVector<int64_t, 8> fits(versions.size(), 0);
+  std::optional<size_t> any;
+  for (size_t i = 0; i < loads_.size(); ++i) {
+    if (!loads_[i].available) continue;
+    if (!any.has_value()) any = i;
+    for (size_t v = 0; v < versions.size(); ++v) {
+      if (versions[v].RunsOn(i)) fits[v] = std::max(fits[v], versions[v].places[i].max_rows);
+    }
+  }
+  if (!any.has_value()) return std::nullopt;
   for (const InferRequest& request : queue_.requests()) {
-    // What fits nowhere any more has to be refused by somebody.
-    const int64_t rows = request.checked.rows > MostRows() ? 0 : request.checked.rows;
-    if (rows <= fits) return NextExecutor(loads_, rows, now);
+    const size_t index = answering_.IndexOf(request.wanted_version);
+    const int64_t rows = request.checked.rows;
+    // What can be run nowhere has to be refused by somebody.
+    if (index == versions.size()) return any;
+    if (versions[index].most_rows > 0 && rows > versions[index].most_rows) return any;
+    if (rows <= fits[index]) return NextExecutor(loads_, versions[index].places, rows, now);
   }
   return std::nullopt;
 }
@@ -262,72 +322,65 @@ void Batcher::Call(std::optional<size_t> executor) {
   if (loads_[*executor].under_way == 0 || queue_.rows() >= slot.batch_rows) slot.wake.Notify();
 }
 
+BatchPlan Batcher::Plan(const Slot* slot, TimePoint now) {
+  limits_.clear();
+  for (const AnsweringVersion& answering : answering_.versions()) {
+    BatchLimits& limits = limits_.emplace_back();
+    limits.rows = answering.version->config.max_batch_size;
+    limits.replica_rows = 0;
+    if (answering.most_rows > 0) limits.any_replica_rows = answering.most_rows;
+    if (slot == nullptr || !answering.RunsOn(slot->executor.index())) continue;
+    limits.replica_rows = answering.places[slot->executor.index()].max_rows;
+    limits.compute_times = slot->executor.compute_times(answering.wanted);
+  }
+  const TimePoint start = slot == nullptr ? now : slot->executor.FreeAt(now);
+  return PlanBatch(queue_.Snapshot(answering_), now, start, limits_);
+}
+
+bool Batcher::GiveUp(TimePoint now, Closing* closing) {
+  if (queue_.empty() || answering_.versions().empty()) return false;
+  queue_.Take(Plan(nullptr, now), *answering_.versions().front().version, answering_, now,
+              &closing->refused);
+  return !closing->refused.empty();
+}
+
 bool Batcher::Close(Slot* slot, TimePoint now, Closing* closing) {
   const Executor& executor = slot->executor;
   const size_t index = executor.index();
-  const std::shared_ptr<const ModelVersion> version = model_->Pin();
-  if (version == nullptr) {
-    closing->refused = queue_.TakeAll(NotServed());
-    return true;
-  }
-  // Another version may have been published an instant ago; OnVersionChanged follows.
-  slot->usable = index < version->replicas.size() && version->number != slot->lost_version;
-  if (!slot->usable) return false;
-  ExecutorLoad& load = loads_[index];
-  load.max_rows = version->replicas[index]->max_rows();
-  slot->batch_rows = std::min(version->config.max_batch_size, load.max_rows);
-
-  const BatchPlan plan = PlanBatch(queue_.Snapshot(), now,
-                                   {.rows = version->config.max_batch_size,
-                                    .replica_rows = load.max_rows,
-                                    .any_replica_rows = MostRows(),
-                                    .start = executor.FreeAt(now)},
-                                   executor.compute_times());
+  const BatchPlan plan = Plan(slot, now);
   const int64_t rows = std::min(queue_.rows(), slot->batch_rows);
   if (DecideStep(executor.Situation(true, plan.full, rows, now), now).step !=
       ExecutorStep::kClose) {
     return false;
   }
+  int64_t planned = 0;
+  for (const size_t i : plan.take) planned += queue_.requests()[i].checked.rows;
+  const AnsweringVersion& asked = answering_.versions()[plan.version];
+  const AnsweringVersion& chosen =
+      planned == 0 ? asked : answering_.Choose(plan.version, index, planned);
   Batch& batch = closing->batch;
-  batch.requests =
-      queue_.Take(plan, *version, now, plan.too_large.empty() ? absl::OkStatus() : TooLarge(),
-                  &closing->refused);
+  batch.requests = queue_.Take(plan, *chosen.version, answering_, now, &closing->refused);
   if (!batch.requests.empty()) {
     batch.rows = RowsOf(batch.requests);
-    batch.version = version;
+    batch.version = chosen.version;
+    batch.wanted = asked.wanted;
+    batch.live = answering_.IsLive(*chosen.version);
+    batch.trial = answering_.trial();
     batch.closed = now;
+    ExecutorLoad& load = loads_[index];
+    load.device = chosen.places[index].device;
     ++load.under_way;
     load.rows += batch.rows;
     if (loads_.size() > 1) {
-      load.expected_end = executor.FreeAt(now) + executor.compute_times().LeastFor(batch.rows, now);
+      const ServiceTimes* const times = executor.compute_times(asked.wanted);
+      load.expected_end = executor.FreeAt(now);
+      if (times != nullptr) load.expected_end += times->LeastFor(batch.rows, now);
     }
-    slot->watched.push_back({"", version->number, ++batches_, slot->device, batch.rows, now});
+    slot->watched.push_back({"", chosen.version->number, ++batches_,
+                             chosen.version->replicas[index]->device(), batch.rows, now});
   }
   if (!queue_.empty()) Call(Next(now));
   return !batch.requests.empty() || !closing->refused.empty();
-}
-
-bool Batcher::AnyUsable() const {
-  return std::any_of(slots_.begin(), slots_.end(), [](const auto& slot) { return slot->usable; });
-}
-
-int64_t Batcher::MostRows() const {
-  int64_t most = -1;
-  for (size_t i = 0; i < slots_.size(); ++i) {
-    if (slots_[i]->usable) most = std::max(most, loads_[i].max_rows);
-  }
-  return most < 0 ? std::numeric_limits<int64_t>::max() : most;
-}
-
-absl::Status Batcher::TooLarge() const {
-  const int64_t most = MostRows();
-  std::string device;
-  for (size_t i = 0; i < slots_.size(); ++i) {
-    if (slots_[i]->usable && loads_[i].max_rows == most) device = slots_[i]->device;
-  }
-  return absl::ResourceExhaustedError(
-      absl::StrCat("model '", model_->name(), "': expected at most ", most,
-                   " rows in a request, which is what fits into the memory of ", device));
 }
 
 absl::Status Batcher::NotServed() const { return NotServed(model_->progress().last_error); }
@@ -337,13 +390,15 @@ absl::Status Batcher::NotServed(absl::string_view reason) const {
                                              reason.empty() ? "" : ": ", reason));
 }
 
-void Batcher::PutBack(Refusals lost) {
+void Batcher::PutBack(RefusedRequests lost) {
   CheckHealth();
-  Refusals left;
+  RefusedRequests left;
   {
     MutexLock lock(&mutex_);
-    const bool elsewhere = !stopped_ && model_->Pin() != nullptr && AnyUsable();
+    const std::vector<AnsweringVersion>& versions = answering_.versions();
     for (auto& [request, status] : lost) {
+      const size_t index = answering_.IndexOf(request.wanted_version);
+      const bool elsewhere = index < versions.size() && versions[index].most_rows > 0;
       if (++request.lost_batches > kMaxLostBatches || !elsewhere) {
         left.emplace_back(std::move(request), std::move(status));
       } else {
@@ -355,55 +410,8 @@ void Batcher::PutBack(Refusals lost) {
   Refuse(&left);
 }
 
-void Batcher::Refuse(Refusals* refused) {
+void Batcher::Refuse(RefusedRequests* refused) {
   for (auto& [request, status] : *refused) sconce::Refuse(request, status, *clock_, model_.get());
-}
-
-std::vector<std::shared_ptr<Batcher>> Batchers::All() const {
-  MutexLock lock(&mutex_);
-  std::vector<std::shared_ptr<Batcher>> all;
-  for (const auto& [name, batcher] : batchers_) all.push_back(batcher);
-  return all;
-}
-
-std::shared_ptr<Batcher> Batchers::Find(const std::string& model) const {
-  MutexLock lock(&mutex_);
-  const auto it = batchers_.find(model);
-  return it == batchers_.end() ? nullptr : it->second;
-}
-
-void Batchers::CheckHealth() const {
-  for (const auto& batcher : All()) batcher->CheckHealth();
-}
-
-std::vector<WatchedBatch> Batchers::UnderWay() const {
-  std::vector<WatchedBatch> batches;
-  for (const auto& batcher : All()) batcher->AddUnderWay(&batches);
-  return batches;
-}
-
-void Batchers::OnModelAdded(const std::shared_ptr<Model>& model) {
-  auto batcher =
-      std::make_shared<Batcher>(model, metrics_->ForModel(model->name()), clock_, on_devices_lost_);
-  MutexLock lock(&mutex_);
-  batchers_[model->name()] = std::move(batcher);
-}
-
-void Batchers::OnModelRemoved(const std::shared_ptr<Model>& model) {
-  std::shared_ptr<Batcher> batcher;
-  {
-    MutexLock lock(&mutex_);
-    const auto it = batchers_.find(model->name());
-    if (it == batchers_.end()) return;
-    batcher = std::move(it->second);
-    batchers_.erase(it);
-  }
-  // Not left to the last request that holds it: that one would be an executor joining itself.
-  batcher->Stop();
-}
-
-void Batchers::OnModelChanged(const std::shared_ptr<Model>& model) {
-  if (const std::shared_ptr<Batcher> batcher = Find(model->name())) batcher->OnVersionChanged();
 }
 
 }  // namespace sconce

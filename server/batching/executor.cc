@@ -6,9 +6,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/batching/batch_assembly.h"
+#include "server/batching/observation.h"
 
 namespace sconce {
 namespace {
+
+// Versions whose times are remembered; those that came and went are forgotten some time.
+constexpr size_t kMostVersions = 64;
 
 absl::StatusOr<std::unique_ptr<RunningBatch>> StageAndLaunch(Replica& replica, const Clock& clock,
                                                              Batch* batch) {
@@ -48,6 +52,16 @@ int64_t Executor::rows_under_way() const {
 TimePoint Executor::FreeAt(TimePoint now) const {
   const TimePoint assembled = now + assemble_times_.LeastFor(1, now);
   return under_way_.empty() ? assembled : std::max(assembled, under_way_.back().expected_end);
+}
+
+const ServiceTimes* Executor::compute_times(int64_t wanted) const {
+  const auto found = compute_times_.find(wanted);
+  return found == compute_times_.end() ? nullptr : &found->second;
+}
+
+Duration Executor::LeastCompute(const Batch& batch, TimePoint now) const {
+  const ServiceTimes* const times = compute_times(batch.wanted);
+  return times == nullptr ? Duration::zero() : times->LeastFor(batch.rows, now);
 }
 
 ExecutorSituation Executor::Situation(bool work, bool full, int64_t rows, TimePoint now) const {
@@ -99,7 +113,7 @@ void Executor::LaunchOne(Batch&& batch) {
   if (depth_ > 1) {
     TimePoint start = batch.assembled;
     if (!under_way_.empty()) start = std::max(start, under_way_.back().expected_end);
-    batch.expected_end = start + compute_times_.LeastFor(batch.rows, batch.assembled);
+    batch.expected_end = start + LeastCompute(batch, batch.assembled);
   }
   under_way_.push_back(std::move(batch));
 }
@@ -114,14 +128,16 @@ void Executor::FinishFirst() {
   const TimePoint began = std::max(batch.assembled, std::exchange(last_computed_, batch.computed));
   TimePoint end = batch.computed;
   for (Batch& next : under_way_) {
-    end += compute_times_.LeastFor(next.rows, batch.computed);
+    end += LeastCompute(next, batch.computed);
     next.expected_end = end;
   }
   absl::Status status = outputs.status();
   if (status.ok()) status = CheckOutputs(batch.version->signature, batch.rows, *outputs);
   if (!status.ok()) return Fail(std::move(batch), status);
   assemble_times_.Record(batch.rows, batch.assembled - batch.closed, batch.computed);
-  compute_times_.Record(batch.rows, batch.computed - began, batch.computed);
+  batch.compute = batch.computed - began;
+  if (compute_times_.size() > kMostVersions) compute_times_.clear();
+  compute_times_[batch.wanted].Record(batch.rows, batch.compute, batch.computed);
 
   Finished finished{std::move(batch), *std::move(outputs)};
   if (depth_ > 1 && under_way_.empty() && again_.empty()) {
@@ -155,6 +171,9 @@ void Executor::Fail(Batch batch, const absl::Status& status) {
   if ((out_of_memory || absl::IsInvalidArgument(status)) && batch.requests.size() > 1) {
     Batch half;
     half.version = batch.version;
+    half.wanted = batch.wanted;
+    half.live = batch.live;
+    half.trial = batch.trial;
     half.alone = true;
     const auto middle = batch.requests.begin() + batch.requests.size() / 2;
     half.requests.assign(std::make_move_iterator(middle),
@@ -166,6 +185,9 @@ void Executor::Fail(Batch batch, const absl::Status& status) {
     again_.push_front(std::move(batch));
     return;
   }
+  if (batch.trial != nullptr && !absl::IsInvalidArgument(status)) {
+    batch.trial->RecordFailures(batch.version->number, static_cast<int64_t>(batch.requests.size()));
+  }
   for (InferRequest& request : batch.requests) Refuse(request, named, *clock_, model_.get());
 }
 
@@ -173,33 +195,50 @@ void Executor::Answer(const Finished& finished) {
   const Batch& batch = finished.batch;
   const Duration assemble = batch.assembled - batch.closed;
   const Duration compute = batch.computed - batch.assembled;
-  std::vector<InferResponse> responses;
-  std::vector<Duration> queued, total;
   int64_t first = 0;
   for (const InferRequest& request : batch.requests) {
-    responses.push_back({batch.version, SliceRows(finished.outputs, first, request.checked.rows)});
+    responses_.push_back({batch.version, SliceRows(finished.outputs, first, request.checked.rows)});
     first += request.checked.rows;
   }
   const TimePoint split = clock_->Now();
   for (const InferRequest& request : batch.requests) {
-    queued.push_back(batch.closed - request.arrival);
-    total.push_back(split - request.arrival);
+    queued_.push_back(batch.closed - request.arrival);
+    total_.push_back(split - request.arrival);
   }
   // Before the answers go out, so that a client that has its answer finds it counted.
   model_->statistics().RecordBatch(
-      {batch.rows, assemble, compute, split - batch.computed, queued, total});
+      {batch.rows, assemble, compute, split - batch.computed, queued_, total_});
   metrics_->ObserveBatchRows(batch.rows);
+  Record(finished, responses_);
   for (size_t i = 0; i < batch.requests.size(); ++i) {
-    metrics_->ObservePhase(RequestPhase::kQueue, ToSeconds(queued[i]));
+    metrics_->ObservePhase(RequestPhase::kQueue, ToSeconds(queued_[i]));
     metrics_->ObservePhase(RequestPhase::kAssemble, ToSeconds(assemble));
     metrics_->ObservePhase(RequestPhase::kCompute, ToSeconds(compute));
-    batch.requests[i].done(std::move(responses[i]));
+    batch.requests[i].done(std::move(responses_[i]));
     const TimePoint answered = clock_->Now();
     metrics_->ObservePhase(RequestPhase::kRespond, ToSeconds(answered - batch.computed));
     metrics_->ObservePhase(RequestPhase::kTotal, ToSeconds(answered - batch.requests[i].arrival));
   }
+  responses_.clear();
+  queued_.clear();
+  total_.clear();
 }
 
-Refusals Executor::TakeLost() { return std::exchange(lost_, {}); }
+void Executor::Record(const Finished& finished, absl::Span<const InferResponse> responses) {
+  const Batch& batch = finished.batch;
+  if (batch.trial != nullptr) {
+    batch.trial->RecordBatch(batch.version->number, static_cast<int64_t>(batch.requests.size()),
+                             batch.rows, batch.compute, AnyNonFinite(finished.outputs));
+  }
+  if (!batch.live) return;
+  RecentRequests& recent = model_->recent_requests();
+  for (size_t i = 0; i < responses.size(); ++i) {
+    if (!recent.Wants(batch.computed)) return;
+    auto copy = CopyForComparison(batch.requests[i], responses[i]);
+    if (copy.has_value()) recent.Add(*std::move(copy));
+  }
+}
+
+RefusedRequests Executor::TakeLost() { return std::exchange(lost_, {}); }
 
 }  // namespace sconce

@@ -12,12 +12,14 @@
 
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
 #include "server/base/numa.h"
@@ -32,12 +34,19 @@ namespace sconce {
 struct Batch {
   // Pinned until the device has done with `running`.
   std::shared_ptr<const ModelVersion> version;
+  // What its requests asked for; 0: no version in particular, or the live one.
+  int64_t wanted = 0;
+  // The version is the live one.
+  bool live = false;
+  // To be told what became of the batch; null: nobody.
+  std::shared_ptr<CanaryTrial> trial = nullptr;
   std::vector<InferRequest> requests;
   int64_t rows = 0;
   TimePoint closed{};
   TimePoint assembled{};
   TimePoint computed{};
   TimePoint expected_end{};
+  Duration compute{};  // without waiting for the batch before
   // It ran out of memory before: nothing else may be under way with it.
   bool alone = false;
   std::unique_ptr<RunningBatch> running;
@@ -73,12 +82,13 @@ class Executor {
   ExecutorSituation Situation(bool work, bool full, int64_t rows, TimePoint now) const;
   // When the device is free for the next batch, as far as is known.
   TimePoint FreeAt(TimePoint now) const;
-  const ServiceTimes& compute_times() const { return compute_times_; }
+  // Of batches for requests that want that version; null: nothing is known.
+  const ServiceTimes* compute_times(int64_t wanted) const;
 
   bool HasLost() const { return !lost_.empty(); }
   // Requests whose device was lost, not answered yet, each with the UNAVAILABLE that it is to be
   // answered with unless it can be run elsewhere.
-  Refusals TakeLost();
+  RefusedRequests TakeLost();
 
  private:
   struct Finished {
@@ -92,6 +102,8 @@ class Executor {
   void Settle();
   void Fail(Batch batch, const absl::Status& status);
   void Answer(const Finished& finished);
+  void Record(const Finished& finished, absl::Span<const InferResponse> responses);
+  Duration LeastCompute(const Batch& batch, TimePoint now) const;
 
   const size_t index_;
   const std::shared_ptr<Model> model_;
@@ -104,10 +116,15 @@ class Executor {
   std::deque<Batch> under_way_;  // in the order of their launch
   std::deque<Batch> again_;      // to be launched when nothing is under way
   std::optional<Finished> finished_;
-  Refusals lost_;
+  RefusedRequests lost_;
   TimePoint last_computed_{};
   ServiceTimes assemble_times_;
-  ServiceTimes compute_times_;
+  // By the version that was wanted: those that answer side by side may be different networks.
+  std::map<int64_t, ServiceTimes> compute_times_;
+  // Of the batch that is being answered; kept for the sake of their memory.
+  std::vector<InferResponse> responses_;
+  std::vector<Duration> queued_;
+  std::vector<Duration> total_;
 };
 
 }  // namespace sconce

@@ -53,7 +53,7 @@ struct InferRequest {
   // ShapeKey of this request; set by Batcher::Submit.
   std::string shape_key;
 
-  // 0: whatever version answers when the batch is formed.
+  // 0: whatever version answers when the batch is formed. Else that one alone does.
   int64_t wanted_version = 0;
 
   // Times a batch with this request was lost with its device; set by Batcher.

@@ -52,23 +52,25 @@ void RequestQueue::PutBack(InferRequest request) {
   waiting_.insert(later, std::move(request));
 }
 
-std::vector<WaitingRequest> RequestQueue::Snapshot() const {
-  std::vector<WaitingRequest> snapshot;
-  snapshot.reserve(waiting_.size());
+absl::Span<const WaitingRequest> RequestQueue::Snapshot(const Answering& answering) {
+  snapshot_.clear();
   for (const InferRequest& request : waiting_) {
-    snapshot.push_back(
-        {request.checked.rows, request.shape_key, request.deadline,
-         request.cancelled != nullptr && request.cancelled->load(std::memory_order_relaxed)});
+    snapshot_.push_back({.rows = request.checked.rows,
+                         .version = answering.IndexOf(request.wanted_version),
+                         .shape_key = request.shape_key,
+                         .deadline = request.deadline,
+                         .cancelled = request.cancelled != nullptr &&
+                                      request.cancelled->load(std::memory_order_relaxed)});
   }
-  return snapshot;
+  return snapshot_;
 }
 
 std::vector<InferRequest> RequestQueue::Take(const BatchPlan& plan, const ModelVersion& version,
-                                             TimePoint now, const absl::Status& too_large,
-                                             Refusals* refused) {
-  std::vector<bool> leaves(waiting_.size(), false);
+                                             const Answering& answering, TimePoint now,
+                                             RefusedRequests* refused) {
+  taken_.assign(waiting_.size(), false);
   const auto take = [&](size_t i) -> InferRequest&& {
-    leaves[i] = true;
+    taken_[i] = true;
     Count(waiting_[i], -1);
     return std::move(waiting_[i]);
   };
@@ -82,7 +84,14 @@ std::vector<InferRequest> RequestQueue::Take(const BatchPlan& plan, const ModelV
                      "model '", model_, "': the deadline cannot be met any more after ", waited,
                      " s in the queue")));
   }
-  for (const size_t i : plan.too_large) refused->emplace_back(take(i), too_large);
+  for (const size_t i : plan.too_large) {
+    const size_t index = answering.IndexOf(waiting_[i].wanted_version);
+    refused->emplace_back(take(i), answering.TooLarge(index));
+  }
+  for (const size_t i : plan.gone) {
+    const int64_t wanted = waiting_[i].wanted_version;
+    refused->emplace_back(take(i), answering.Gone(wanted));
+  }
 
   std::vector<InferRequest> batch;
   batch.reserve(plan.take.size());
@@ -96,20 +105,23 @@ std::vector<InferRequest> RequestQueue::Take(const BatchPlan& plan, const ModelV
       refused->emplace_back(std::move(request), std::move(fits));
     }
   }
+  Close();
+  return batch;
+}
 
+void RequestQueue::Close() {
   size_t kept = 0;
-  for (size_t i = 0; i < leaves.size(); ++i) {
-    if (leaves[i]) continue;
+  for (size_t i = 0; i < taken_.size(); ++i) {
+    if (taken_[i]) continue;
     if (kept != i) waiting_[kept] = std::move(waiting_[i]);
     ++kept;
   }
   metrics_->AddQueueDepth(static_cast<int64_t>(kept) - static_cast<int64_t>(waiting_.size()));
   waiting_.resize(kept);
-  return batch;
 }
 
-Refusals RequestQueue::TakeAll(const absl::Status& status) {
-  Refusals all;
+RefusedRequests RequestQueue::TakeAll(const absl::Status& status) {
+  RefusedRequests all;
   metrics_->AddQueueDepth(-static_cast<int64_t>(waiting_.size()));
   for (InferRequest& request : waiting_) {
     Count(request, -1);
@@ -117,6 +129,28 @@ Refusals RequestQueue::TakeAll(const absl::Status& status) {
   }
   waiting_.clear();
   return all;
+}
+
+RefusedRequests RequestQueue::TakeOf(const ModelVersion& version, const Answering& answering,
+                                     const absl::Status& status) {
+  RefusedRequests refused;
+  taken_.assign(waiting_.size(), false);
+  for (size_t i = 0; i < waiting_.size(); ++i) {
+    const size_t index = answering.IndexOf(waiting_[i].wanted_version);
+    if (index == answering.versions().size()) continue;
+    if (answering.versions()[index].version.get() != &version) continue;
+    taken_[i] = true;
+    Count(waiting_[i], -1);
+    refused.emplace_back(std::move(waiting_[i]), status);
+  }
+  Close();
+  return refused;
+}
+
+TimePoint RequestQueue::FirstDeadline() const {
+  TimePoint first = TimePoint::max();
+  for (const InferRequest& request : waiting_) first = std::min(first, request.deadline);
+  return first;
 }
 
 }  // namespace sconce

@@ -1,5 +1,7 @@
 #include "server/loader/warm_up.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <chrono>
 #include <memory>
@@ -17,8 +19,10 @@
 namespace sconce {
 namespace {
 
-// On the CPU a load must not take long for the sake of its warm-up.
-constexpr std::chrono::milliseconds kCheapOnCpu{200};
+// The longest that a batch may take to be run on the CPU for the sake of a warm-up: a start must
+// not take minutes for it, and the next version of a network must be there soon.
+constexpr Duration kCheapAtFirst = std::chrono::seconds(1);
+constexpr Duration kCheapAgain = std::chrono::milliseconds(200);
 
 // What runs tell: the tensors of the last batch, without their values.
 struct Batch {
@@ -52,7 +56,7 @@ bool HasOpenDimension(const Signature& signature) {
 }
 
 // Zeros for `inputs`, in staging memory.
-absl::StatusOr<BatchInput> Zeros(TorchReplica& replica, const std::vector<HostTensor>& inputs) {
+absl::StatusOr<BatchInput> Zeros(Replica& replica, const std::vector<HostTensor>& inputs) {
   std::vector<int64_t> sizes;
   for (const HostTensor& input : inputs) {
     int64_t bytes = DTypeSize(input.dtype);
@@ -72,20 +76,19 @@ absl::StatusOr<BatchInput> Zeros(TorchReplica& replica, const std::vector<HostTe
   return batch;
 }
 
-// As many batches of `rows` rows at a time as the replica holds, so that the memory for them is
-// there, with one more being put together.
-absl::StatusOr<Batch> RunZeros(TorchReplica& replica, const Signature& signature,
-                               const Signature& native, int64_t rows) {
+// `at_a_time` batches of `rows` rows under way, with one more being put together.
+absl::StatusOr<Batch> RunZeros(Replica& replica, const Signature& signature,
+                               const Signature& native, int64_t rows, int at_a_time) {
   Batch batch;
   batch.inputs = InputsOf(signature, native, rows);
   std::vector<BatchInput> staged;
-  for (int i = 0; i <= replica.depth(); ++i) {
+  for (int i = 0; i <= at_a_time; ++i) {
     auto zeros = Zeros(replica, batch.inputs);
     if (!zeros.ok()) return zeros.status();
     staged.push_back(*std::move(zeros));
   }
   std::vector<std::unique_ptr<RunningBatch>> running;
-  for (int i = 0; i < replica.depth(); ++i) {
+  for (int i = 0; i < at_a_time; ++i) {
     auto launched = replica.Launch(std::move(staged[i]));
     if (!launched.ok()) return launched.status();
     running.push_back(*std::move(launched));
@@ -113,26 +116,41 @@ absl::Status LoadError(const absl::Status& error) {
       absl::StrCat("the network does not run: ", std::string(error.message())));
 }
 
+// As many as the replica holds, so that the memory for them is there.
+absl::StatusOr<Batch> RunZeros(TorchReplica& replica, const Signature& signature,
+                               const Signature& native, int64_t rows) {
+  return RunZeros(replica, signature, native, rows, replica.depth());
+}
+
 absl::Status WarmUpCpu(TorchReplica& replica, const Signature& signature, const Signature& native,
-                       int64_t max_batch_size) {
-  const TimePoint start = Clock::Real()->Now();
-  const auto one = RunZeros(replica, signature, native, 1);
-  if (!one.ok()) return LoadError(one.status());
-  const Duration for_one = Clock::Real()->Now() - start;
-  if (max_batch_size == 1 || for_one > Duration(kCheapOnCpu) / max_batch_size) {
-    return absl::OkStatus();
+                       int64_t max_batch_size, const CpuWarmUp& on_cpu) {
+  std::vector<int64_t> sizes = BatchBuckets(max_batch_size);
+  if (on_cpu.known && sizes.size() > 2) sizes = {sizes.front(), sizes.back()};
+  const Duration most = on_cpu.known ? kCheapAgain : kCheapAtFirst;
+  Duration for_a_row{};
+  for (const int64_t rows : sizes) {
+    if (rows > 1) {
+      if (for_a_row * rows > most) break;
+      if (on_cpu.between) on_cpu.between();
+    }
+    const TimePoint start = Clock::Real()->Now();
+    const auto ran = RunZeros(replica, signature, native, rows);
+    if (!ran.ok()) return LoadError(ran.status());
+    for_a_row = (Clock::Real()->Now() - start) / rows;
   }
-  return LoadError(RunZeros(replica, signature, native, max_batch_size).status());
+  // What the largest batches took would stay with the process until the next ones come.
+  if (!on_cpu.known) (void)::malloc_trim(0);
+  return absl::OkStatus();
 }
 
 }  // namespace
 
 absl::StatusOr<std::string> WarmUp(TorchReplica& replica, const Signature& signature,
-                                   const Signature& native, int64_t max_batch_size) {
+                                   const Signature& native, int64_t max_batch_size,
+                                   const CpuWarmUp& on_cpu) {
   if (replica.device() == "cpu") {
-    if (absl::Status runs = WarmUpCpu(replica, signature, native, max_batch_size); !runs.ok()) {
-      return runs;
-    }
+    absl::Status runs = WarmUpCpu(replica, signature, native, max_batch_size, on_cpu);
+    if (!runs.ok()) return runs;
     return "";
   }
   const CudnnBenchmark benchmark;
@@ -173,6 +191,10 @@ absl::StatusOr<std::string> WarmUp(TorchReplica& replica, const Signature& signa
         absl::StrCat(replica.device(), " runs without graphs: ", replica.eager_because()));
   }
   return absl::StrJoin(notes, "; ");
+}
+
+absl::Status RunOneRow(Replica& replica, const Signature& signature, const Signature& native) {
+  return LoadError(RunZeros(replica, signature, native, 1, 1).status());
 }
 
 }  // namespace sconce

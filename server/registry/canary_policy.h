@@ -17,7 +17,7 @@ namespace sconce {
 
 // What one version did since the canary began.
 struct VersionCounts {
-  int64_t requests = 0;
+  int64_t requests = 0;  // failed ones too
   // Those that failed for a reason that is not the client's.
   int64_t failed = 0;
   // Batches with an output that is not finite.
@@ -36,8 +36,9 @@ struct CanaryVerdict {
   std::string reason;  // of a withdrawal, with the figures
 };
 
-// A canary that answered nothing is promoted when its time is over, too: there is nothing to hold
-// against it. `since`: how long it has answered.
+// A canary is withdrawn as soon as the counts say so by more than chance explains, and promoted
+// when its time is over. One that answered nothing, or too little to compare times, is promoted
+// too: there is nothing to hold against it. `since`: how long it has answered.
 CanaryVerdict JudgeCanary(const CanaryConfig& config, const VersionCounts& live,
                           const VersionCounts& canary, Duration since);
 
@@ -47,18 +48,23 @@ class CanaryTrial {
   CanaryTrial(int64_t live, int64_t canary) : live_(live), canary_(canary) {}
 
   // Does nothing for versions that are neither.
+  // A batch that was answered.
   void RecordBatch(int64_t version, int64_t requests, int64_t rows, Duration compute,
                    bool non_finite);
+  // Requests that were not, for a reason that is not the client's.
   void RecordFailures(int64_t version, int64_t requests);
 
   VersionCounts live() const;
   VersionCounts canary() const;
 
  private:
+  VersionCounts* CountsOf(int64_t version) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   const int64_t live_;
   const int64_t canary_;
   mutable Mutex mutex_;
-  std::map<int64_t, VersionCounts> counts_ ABSL_GUARDED_BY(mutex_);
+  VersionCounts live_counts_ ABSL_GUARDED_BY(mutex_);
+  VersionCounts canary_counts_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace sconce

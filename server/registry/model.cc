@@ -1,8 +1,24 @@
 #include "server/registry/model.h"
 
+#include <algorithm>
 #include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 
 namespace sconce {
+
+absl::Status NoSuchVersion(int64_t wanted, const Serving& serving) {
+  std::vector<int64_t> numbers;
+  for (const auto& [number, version] : serving.others) numbers.push_back(number);
+  numbers.push_back(serving.live->number);
+  if (serving.canary != nullptr) numbers.push_back(serving.canary->number);
+  std::sort(numbers.begin(), numbers.end());
+  return absl::NotFoundError(absl::StrCat(
+      "model '", serving.live->model, "' has no version ", wanted, ", it serves version",
+      numbers.size() == 1 ? " " : "s ", absl::StrJoin(numbers, ", ")));
+}
 
 std::shared_ptr<const ModelVersion> Model::Pin() const {
   MutexLock lock(&mutex_);
@@ -18,16 +34,6 @@ std::shared_ptr<const ModelVersion> Model::Pin(int64_t number) const {
   return other == serving_.others.end() ? nullptr : other->second;
 }
 
-std::shared_ptr<const ModelVersion> Model::PinForBatch() {
-  MutexLock lock(&mutex_);
-  if (serving_.canary == nullptr) return serving_.live;
-  // Spread evenly, not drawn: a share of a tenth is every tenth batch.
-  canary_credit_ += serving_.canary_share;
-  if (canary_credit_ < 1) return serving_.live;
-  canary_credit_ -= 1;
-  return serving_.canary;
-}
-
 Serving Model::serving() const {
   MutexLock lock(&mutex_);
   return serving_;
@@ -37,28 +43,33 @@ void Model::Serve(Serving serving) {
   {
     MutexLock lock(&mutex_);
     std::swap(serving_, serving);
-    canary_credit_ = 0;
+    ++serving_change_;
   }
   // The pins on the versions before are dropped here, outside the lock.
 }
 
-bool Model::RetireLost(const ModelVersion& version, std::string reason) {
-  Serving retired;
+Lost Model::RetireLost(const ModelVersion& version, std::string reason) {
+  Serving retired;  // dropped outside the lock
   MutexLock lock(&mutex_);
   if (serving_.canary.get() == &version) {
     retired.canary = std::move(serving_.canary);
-    return true;
+    serving_.canary_share = 0;
+    serving_.trial = nullptr;
+    ++serving_change_;
+    return Lost::kBeside;
   }
   const auto other = serving_.others.find(version.number);
   if (other != serving_.others.end() && other->second.get() == &version) {
     retired.live = std::move(other->second);
     serving_.others.erase(other);
-    return true;
+    ++serving_change_;
+    return Lost::kBeside;
   }
-  if (serving_.live.get() != &version) return false;
+  if (serving_.live.get() != &version) return Lost::kNothing;
   std::swap(retired, serving_);
+  ++serving_change_;
   progress_.last_error = std::move(reason);
-  return true;
+  return Lost::kModel;
 }
 
 void Model::SetProgress(Progress progress) {

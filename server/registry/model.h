@@ -7,6 +7,7 @@
 #ifndef SCONCE_SERVER_REGISTRY_MODEL_H_
 #define SCONCE_SERVER_REGISTRY_MODEL_H_
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <map>
@@ -15,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "server/base/mutex.h"
 #include "server/base/version_state.h"
 #include "server/registry/canary_policy.h"
@@ -37,6 +39,9 @@ struct Serving {
   std::shared_ptr<CanaryTrial> trial = nullptr;
 };
 
+// NOT_FOUND, with what there is instead of version `wanted`. REQUIRES: there is a live version.
+absl::Status NoSuchVersion(int64_t wanted, const Serving& serving);
+
 // One version among those there are or were: where it stands, for whoever wants to know.
 struct VersionRecord {
   int64_t number = 0;
@@ -47,6 +52,13 @@ struct VersionRecord {
   int64_t weights_bytes = 0;
   int64_t shared_bytes = 0;
   std::string error;  // of a version that was rejected, withdrawn or lost
+};
+
+// What a model loses with a version none of whose devices works.
+enum class Lost {
+  kNothing,  // the version does not answer any more
+  kBeside,   // a canary, or a version that answers by its number; the live one goes on
+  kModel,    // the live version: the model is out of service
 };
 
 class Model {
@@ -64,11 +76,11 @@ class Model {
   // The one of that number, if it answers now; else null.
   std::shared_ptr<const ModelVersion> Pin(int64_t number) const;
 
-  // What a batch of requests that ask for no version runs on: the live version, or, for its share
-  // of the calls, the canary.
-  std::shared_ptr<const ModelVersion> PinForBatch();
-
   Serving serving() const;
+
+  // Another number whenever serving() is another, without a lock: whoever keeps a copy asks here
+  // whether it is still true.
+  uint64_t serving_change() const { return serving_change_.load(std::memory_order_acquire); }
 
   // From now on batches use `serving` alone.
   void Serve(Serving serving);
@@ -76,9 +88,9 @@ class Model {
   // Takes the model out of service; batches that pinned a version finish on it.
   void Retire() { Serve({}); }
 
-  // Takes `version`, none of whose devices works, out of service for `reason`; false where it does
-  // not answer any more.
-  bool RetireLost(const ModelVersion& version, std::string reason);
+  // Takes `version`, none of whose devices works, out of service: with the whole model, for
+  // `reason`, where it is the live one.
+  Lost RetireLost(const ModelVersion& version, std::string reason);
 
   // What an operator is told beside the version: loading, and why the last attempt failed; empty
   // after a success.
@@ -97,9 +109,9 @@ class Model {
   const std::string name_;
   ModelStatistics statistics_;
   RecentRequests recent_requests_;
+  std::atomic<uint64_t> serving_change_{0};  // raised under mutex_
   mutable Mutex mutex_;
   Serving serving_ ABSL_GUARDED_BY(mutex_);
-  double canary_credit_ ABSL_GUARDED_BY(mutex_) = 0;
   Progress progress_ ABSL_GUARDED_BY(mutex_);
   std::vector<VersionRecord> records_ ABSL_GUARDED_BY(mutex_);
 };

@@ -60,6 +60,9 @@ struct CanaryConfig {
   bool operator==(const CanaryConfig&) const = default;
 };
 
+// The highest number that a folder may have: JSON holds it exactly.
+constexpr int64_t kMaxVersionNumber = int64_t{1} << 53;
+
 // Which of the numbered folders of a model are served.
 struct VersionPolicy {
   enum class Kind { kLatest, kAll, kSpecific };

@@ -14,7 +14,7 @@ Reaper::~Reaper() {
     MutexLock lock(&queue_->mutex);
     queue_->stopping = true;
   }
-  queue_->changed.Notify();
+  queue_->dropped_one.Notify();
   thread_.Join();
 }
 
@@ -25,10 +25,11 @@ std::shared_ptr<const ModelVersion> Reaper::Own(std::unique_ptr<ModelVersion> ve
                                                  MutexLock lock(&queue->mutex);
                                                  if (!queue->stopping) {
                                                    queue->waiting.push_back(retired);
+                                                   ++queue->dropped;
                                                    retired = nullptr;
                                                  }
                                                }
-                                               queue->changed.Notify();
+                                               queue->dropped_one.Notify();
                                                delete retired;  // only where the reaper is gone
                                              });
 }
@@ -38,18 +39,37 @@ int64_t Reaper::reaped() const {
   return queue_->reaped;
 }
 
+bool Reaper::AwaitDropped(Duration patience) {
+  const TimePoint deadline = std::chrono::steady_clock::now() + patience;
+  MutexLock lock(&queue_->mutex);
+  const int64_t dropped = queue_->dropped;
+  while (queue_->reaped < dropped) {
+    if (queue_->reaper == std::this_thread::get_id()) return false;
+    if (!queue_->reaped_one.WaitUntil(&queue_->mutex, deadline)) return queue_->reaped >= dropped;
+  }
+  return true;
+}
+
 void Reaper::Loop(Queue* queue) {
+  {
+    MutexLock lock(&queue->mutex);
+    queue->reaper = std::this_thread::get_id();
+  }
   for (;;) {
-    std::vector<const ModelVersion*> doomed;
+    const ModelVersion* doomed = nullptr;
     {
       MutexLock lock(&queue->mutex);
-      while (queue->waiting.empty() && !queue->stopping) queue->changed.Wait(&queue->mutex);
+      while (queue->waiting.empty() && !queue->stopping) queue->dropped_one.Wait(&queue->mutex);
       if (queue->waiting.empty()) return;
-      doomed.swap(queue->waiting);
+      doomed = queue->waiting.front();
+      queue->waiting.pop_front();
     }
-    for (const ModelVersion* version : doomed) delete version;
-    MutexLock lock(&queue->mutex);
-    queue->reaped += static_cast<int64_t>(doomed.size());
+    delete doomed;
+    {
+      MutexLock lock(&queue->mutex);
+      ++queue->reaped;
+    }
+    queue->reaped_one.NotifyAll();
   }
 }
 

@@ -23,11 +23,24 @@ void RecentRequests::SetCapacity(int32_t requests) {
   Trim();
 }
 
+bool RecentRequests::Wants(TimePoint now) {
+  if (!wanted_.load(std::memory_order_relaxed)) return false;
+  if (!full_.load(std::memory_order_relaxed)) return true;
+  TimePoint next = next_.load(std::memory_order_relaxed);
+  return now >= next &&
+         next_.compare_exchange_strong(next, now + kInterval, std::memory_order_relaxed);
+}
+
 void RecentRequests::Add(RecentRequest request) {
   const int64_t size_bytes = SizeOf(request);
   if (size_bytes > kMaxBytes) return;
   auto kept = std::make_shared<const RecentRequest>(std::move(request));
   MutexLock lock(&mutex_);
+  if (!requests_.empty() && (requests_.back()->version != kept->version ||
+                             requests_.back()->weights_id != kept->weights_id)) {
+    requests_.clear();
+    size_bytes_ = 0;
+  }
   size_bytes_ += size_bytes;
   requests_.push_back(std::move(kept));
   Trim();
@@ -49,6 +62,7 @@ void RecentRequests::Trim() {
     size_bytes_ -= SizeOf(*requests_.front());
     requests_.pop_front();
   }
+  full_.store(static_cast<int64_t>(requests_.size()) >= capacity_, std::memory_order_relaxed);
 }
 
 }  // namespace sconce

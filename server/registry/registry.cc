@@ -69,17 +69,18 @@ void Registry::Retire(const std::shared_ptr<Model>& model) {
   UpdateReady();
 }
 
-bool Registry::RetireLost(const std::shared_ptr<Model>& model, const ModelVersion& version,
+Lost Registry::RetireLost(const std::shared_ptr<Model>& model, const ModelVersion& version,
                           const std::string& reason) {
-  if (!model->RetireLost(version, reason)) return false;
-  {
+  const Lost lost = model->RetireLost(version, reason);
+  if (lost == Lost::kNothing) return lost;
+  if (lost == Lost::kModel) {
     MutexLock lock(&mutex_);
     if (device_fault_.empty())
       device_fault_ = absl::StrCat("model '", model->name(), "': ", reason);
   }
   for (RegistryObserver* observer : observers_) observer->OnModelChanged(model);
   UpdateReady();
-  return true;
+  return lost;
 }
 
 std::string Registry::device_fault() const {

@@ -52,10 +52,10 @@ class Registry {
   }
   void Retire(const std::shared_ptr<Model>& model);
 
-  // Retires the model for `reason`: no device that `version` is on works any more. False where
-  // another version answers by now, which changes nothing. The server is then unready for good:
-  // only a new process has the device again.
-  bool RetireLost(const std::shared_ptr<Model>& model, const ModelVersion& version,
+  // Takes `version`, none of whose devices works any more, out of service for `reason`. Where it is
+  // the live one, the model goes with it, and the server is unready for good: only a new process
+  // has the device again. A canary, or a version that answers by its number, goes alone.
+  Lost RetireLost(const std::shared_ptr<Model>& model, const ModelVersion& version,
                   const std::string& reason);
   // Why the server is unready for that; empty while it is not.
   std::string device_fault() const;

@@ -1,7 +1,9 @@
 #include "server/reload/config_file.h"
 
 #include <google/protobuf/io/tokenizer.h>
+#include <google/protobuf/message.h>
 #include <google/protobuf/text_format.h>
+#include <google/protobuf/util/json_util.h>
 
 #include <chrono>
 #include <cstddef>
@@ -9,6 +11,7 @@
 #include <filesystem>
 #include <set>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -16,13 +19,14 @@
 #include "proto/model_config.pb.h"
 #include "server/base/file.h"
 #include "server/base/printable.h"
+#include "server/reload/config_swap.h"
 #include "server/reload/config_tensors.h"
 #include "server/reload/located_config.h"
 
 namespace sconce {
 namespace {
 
-constexpr int64_t kMaxFileBytes = int64_t{1} << 20;
+constexpr int64_t kMaxBytes = int64_t{1} << 20;
 constexpr int32_t kMaxBatchSize = 65536;
 constexpr int kMaxInstanceGroups = 16;
 constexpr int32_t kMaxInstances = 64;
@@ -36,7 +40,7 @@ class FirstError : public google::protobuf::io::ErrorCollector {
  public:
   void AddError(int line, google::protobuf::io::ColumnNumber column,
                 const std::string& message) override {
-    if (status_.ok()) status_ = ErrorAt(line, column, Printable(message));
+    if (status_.ok()) status_ = ErrorAt(kTextConfigName, line, column, Printable(message));
   }
   void AddWarning(int, google::protobuf::io::ColumnNumber, const std::string&) override {}
 
@@ -45,6 +49,41 @@ class FirstError : public google::protobuf::io::ErrorCollector {
  private:
   absl::Status status_;
 };
+
+// Numbers that no name of the enumeration has: protobuf takes them without a word.
+absl::Status CheckEnums(const google::protobuf::Message& message, const char* text,
+                        const ConfigPlaces* places) {
+  using google::protobuf::FieldDescriptor;
+  const google::protobuf::Reflection* reflection = message.GetReflection();
+  std::vector<const FieldDescriptor*> fields;
+  reflection->ListFields(message, &fields);
+  for (const FieldDescriptor* field : fields) {
+    const int count = field->is_repeated() ? reflection->FieldSize(message, field) : 1;
+    for (int i = 0; i < count; ++i) {
+      const int index = field->is_repeated() ? i : -1;
+      absl::Status status;
+      if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+        const auto& nested = field->is_repeated()
+                                 ? reflection->GetRepeatedMessage(message, field, i)
+                                 : reflection->GetMessage(message, field);
+        status = CheckEnums(nested, text,
+                            places == nullptr ? nullptr : places->GetTreeForNested(field, index));
+      } else if (field->cpp_type() == FieldDescriptor::CPPTYPE_ENUM) {
+        const int number = field->is_repeated()
+                               ? reflection->GetRepeatedEnumValue(message, field, i)
+                               : reflection->GetEnumValue(message, field);
+        if (field->enum_type()->FindValueByNumber(number) == nullptr) {
+          status = ErrorOf(field,
+                           absl::StrCat("expected a name such as ",
+                                        field->enum_type()->value(0)->name(), ", got ", number),
+                           text, places, index);
+        }
+      }
+      if (!status.ok()) return status;
+    }
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<InstanceGroup> CheckInstanceGroup(const Located<config::ModelInstanceGroup>& group) {
   using Message = config::ModelInstanceGroup;
@@ -177,10 +216,12 @@ absl::Status CheckWeightsAndArchitecture(const Located<config::ModelConfig>& con
   return absl::OkStatus();
 }
 
-absl::StatusOr<ModelConfig> Check(const Located<config::ModelConfig>& config,
-                                  const std::string& model) {
+absl::StatusOr<ModelConfig> Check(const config::ModelConfig& message, const char* text,
+                                  const ConfigPlaces* places, const std::string& model) {
   using Message = config::ModelConfig;
+  const Located<Message> config(message, text, places);
   ModelConfig out;
+  if (const absl::Status status = CheckEnums(message, text, places); !status.ok()) return status;
   if (config->has_name() && config->name() != model) {
     return config.Error(Message::kNameFieldNumber,
                         absl::StrCat("expected the name of the folder, '", Printable(model),
@@ -194,6 +235,7 @@ absl::StatusOr<ModelConfig> Check(const Located<config::ModelConfig>& config,
     out.max_batch_size = config->max_batch_size();
   }
   if (const absl::Status status = CheckTensors(config, &out); !status.ok()) return status;
+  if (const absl::Status status = CheckSwap(config, &out); !status.ok()) return status;
   if (const absl::Status status = CheckInstances(config, &out); !status.ok()) return status;
   if (const absl::Status status = CheckExecution(config, &out); !status.ok()) return status;
   if (config->has_dynamic_batching()) {
@@ -220,18 +262,34 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& text, const std:
   parser.RecordErrorsTo(&error);
   parser.WriteLocationsTo(&places);
   if (!parser.ParseFromString(text, &message)) {
-    return error.status().ok() ? ErrorAt(-1, -1, "is not protobuf text") : error.status();
+    return error.status().ok() ? ErrorAt(kTextConfigName, -1, -1, "is not protobuf text")
+                               : error.status();
   }
-  return Check(Located<config::ModelConfig>(message, &places), model);
+  return Check(message, kTextConfigName, &places, model);
+}
+
+absl::StatusOr<ModelConfig> ParseModelConfigJson(const std::string& json,
+                                                 const std::string& model) {
+  if (json.size() > static_cast<size_t>(kMaxBytes)) {
+    return ErrorAt(kJsonConfigName, -1, -1,
+                   absl::StrCat("expected at most ", kMaxBytes, " bytes, got ", json.size()));
+  }
+  config::ModelConfig message;
+  const auto status = google::protobuf::util::JsonStringToMessage(json, &message);
+  if (!status.ok()) {
+    const std::string reason(status.message().data(), status.message().size());
+    return ErrorAt(kJsonConfigName, -1, -1, Printable(reason));
+  }
+  return Check(message, kJsonConfigName, nullptr, model);
 }
 
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& path) {
   absl::StatusOr<File> file = File::Open(path);
   if (!file.ok()) return file.status();
-  if (file->size_bytes() > kMaxFileBytes) {
+  if (file->size_bytes() > kMaxBytes) {
     return ErrorAt(
-        -1, -1,
-        absl::StrCat("expected at most ", kMaxFileBytes, " bytes, got ", file->size_bytes()));
+        kTextConfigName, -1, -1,
+        absl::StrCat("expected at most ", kMaxBytes, " bytes, got ", file->size_bytes()));
   }
   std::string text(static_cast<size_t>(file->size_bytes()), '\0');
   absl::Status status =

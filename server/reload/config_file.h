@@ -1,5 +1,5 @@
-// Reads a model's config.pbtxt: protobuf text (proto/model_config.proto) from an operator, checked
-// in full before any of it is used. A library of its own, the only one of reload that needs
+// Reads a model's configuration: protobuf text or JSON (proto/model_config.proto) from an operator,
+// checked in full before any of it is used. A library of its own, the only one of reload that needs
 // protobuf. Pure functions, callable from any thread.
 
 #ifndef SCONCE_SERVER_RELOAD_CONFIG_FILE_H_
@@ -19,6 +19,10 @@ absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& path);
 
 // The same of the file's contents, for the model of that name.
 absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& text, const std::string& model);
+
+// The same of JSON, with the names of config.pbtxt. INVALID_ARGUMENT: "config: what was expected
+// and what came".
+absl::StatusOr<ModelConfig> ParseModelConfigJson(const std::string& json, const std::string& model);
 
 }  // namespace sconce
 

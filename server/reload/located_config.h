@@ -1,5 +1,5 @@
-// What config_file.cc and the files beside it read config.pbtxt with: messages that know where in
-// the text each of their fields stands, and errors that say so. Pure functions and values.
+// What config_file.cc and the files beside it read a configuration with: messages that know where
+// in the text each of their fields stands, and errors that say so. Pure functions and values.
 
 #ifndef SCONCE_SERVER_RELOAD_LOCATED_CONFIG_H_
 #define SCONCE_SERVER_RELOAD_LOCATED_CONFIG_H_
@@ -16,39 +16,49 @@ namespace sconce {
 
 using ConfigPlaces = google::protobuf::TextFormat::ParseInfoTree;
 
+// What a configuration is called that came as a file, and one that came with a request.
+constexpr char kTextConfigName[] = "config.pbtxt";
+constexpr char kJsonConfigName[] = "config";
+
 // Lines and columns count from 0, as protobuf has them; -1 where there is none.
-inline absl::Status ErrorAt(int line, int column, const std::string& message) {
-  const std::string where = line < 0
-                                ? std::string("config.pbtxt: ")
-                                : absl::StrCat("config.pbtxt:", line + 1, ":", column + 1, ": ");
+inline absl::Status ErrorAt(const char* text, int line, int column, const std::string& message) {
+  const std::string where = line < 0 ? absl::StrCat(text, ": ")
+                                     : absl::StrCat(text, ":", line + 1, ":", column + 1, ": ");
   return absl::InvalidArgumentError(where + message);
 }
 
-// A message and the places at which its fields stand in the file.
+// An error about a field, or about the value of that index in a repeated one (-1: it is not).
+inline absl::Status ErrorOf(const google::protobuf::FieldDescriptor* field, const std::string& what,
+                            const char* text, const ConfigPlaces* places, int index) {
+  google::protobuf::TextFormat::ParseLocation place;
+  // A list in brackets has one place for all its values.
+  for (int i = index; places != nullptr && place.line < 0 && i >= (index < 0 ? -1 : 0); --i) {
+    place = places->GetLocation(field, i);
+  }
+  return ErrorAt(text, place.line, place.column, absl::StrCat(field->name(), ": ", what));
+}
+
+// A message and the places at which its fields stand in the text of that name; null where they are
+// not known.
 template <typename Message>
 class Located {
  public:
-  Located(const Message& message, const ConfigPlaces* places)
-      : message_(message), places_(places) {}
+  Located(const Message& message, const char* text, const ConfigPlaces* places)
+      : message_(message), text_(text), places_(places) {}
 
   const Message& operator*() const { return message_; }
   const Message* operator->() const { return &message_; }
 
   // `index` counts the values of a repeated field.
   absl::Status Error(int number, const std::string& what, int index = kSingular) const {
-    const google::protobuf::FieldDescriptor* field = Field(number);
-    google::protobuf::TextFormat::ParseLocation place;
-    // A list in brackets has one place for all its values.
-    for (int i = index; places_ != nullptr && place.line < 0 && i >= (index < 0 ? -1 : 0); --i) {
-      place = places_->GetLocation(field, i);
-    }
-    return ErrorAt(place.line, place.column, absl::StrCat(field->name(), ": ", what));
+    return ErrorOf(Field(number), what, text_, places_, index);
   }
 
   template <typename Nested>
   Located<Nested> Inside(int number, const Nested& nested, int index = kSingular) const {
     return Located<Nested>(
-        nested, places_ == nullptr ? nullptr : places_->GetTreeForNested(Field(number), index));
+        nested, text_,
+        places_ == nullptr ? nullptr : places_->GetTreeForNested(Field(number), index));
   }
 
  private:
@@ -59,6 +69,7 @@ class Located {
   }
 
   const Message& message_;
+  const char* const text_;
   const ConfigPlaces* places_;
 };
 

@@ -12,15 +12,18 @@ bool SameLook(const ModelObservation& a, const ModelObservation& b) {
   return a.status == b.status && a.source == b.source;
 }
 
-bool IsDealtWith(const ReloadState& state) {
+bool IsDealtWith(const ReloadState& state, const Refusals& refused) {
   if (!state.seen.has_value()) return true;
   if (!state.seen->status.ok()) return state.told == state.seen->status;
-  return state.live == state.seen->source ||
-         (state.failure.has_value() && state.failure->source == state.seen->source);
+  const ModelSource& source = state.seen->source;
+  return state.live == source || state.candidate == source ||
+         (state.failure.has_value() && state.failure->source == source) ||
+         refused.Find(source).has_value();
 }
 
 // When the files of the source will have been left alone for `settle`, by our own looks and by
-// their modification times. A modification time in the future says nothing.
+// their modification times. A modification time in the future says nothing; and since the machine's
+// clock may stand still or jump, modification times delay nothing for longer than the settle time.
 TimePoint SettledAt(const ReloadState& state, Duration settle, TimePoint now,
                     std::chrono::system_clock::time_point wall_now) {
   TimePoint settled = state.unchanged_since + settle;
@@ -33,7 +36,7 @@ TimePoint SettledAt(const ReloadState& state, Duration settle, TimePoint now,
     if (file.has_value()) wait_for(*file);
   }
   for (const SourceFile& shard : state.seen->source.shards) wait_for(shard);
-  return settled;
+  return std::min(settled, state.unchanged_since + 2 * settle);
 }
 
 Duration RetryDelay(const ReloadTimes& times, int attempts) {
@@ -44,83 +47,119 @@ Duration RetryDelay(const ReloadTimes& times, int attempts) {
 
 }  // namespace
 
-void Observe(ReloadState* state, const ModelObservation* observation, TimePoint now) {
+bool Observe(ReloadState* state, const Refusals& refused, const ModelObservation* observation,
+             TimePoint now) {
   if (observation == nullptr) {
     if (!state->missing_since.has_value()) state->missing_since = now;
-    return;
+    return false;
   }
   state->missing_since.reset();
-  if (!state->seen.has_value() || !SameLook(*state->seen, *observation)) {
-    if (IsDealtWith(*state)) state->changed_since = now;
+  const bool changed = !state->seen.has_value() || !SameLook(*state->seen, *observation);
+  if (changed) {
+    if (IsDealtWith(*state, refused)) state->changed_since = now;
     state->unchanged_since = now;
+    state->jitter = Duration::zero();
   }
   state->seen = *observation;
+  return changed && !IsDealtWith(*state, refused);
 }
 
-Decision Decide(const ReloadState& state, const ReloadTimes& times, TimePoint now,
-                std::chrono::system_clock::time_point wall_now) {
+TimePoint GoneAt(TimePoint missing_since, const ReloadTimes& times) {
+  return missing_since + times.settle;
+}
+
+Decision Decide(const ReloadState& state, const Refusals& refused, const ReloadTimes& times,
+                bool following, TimePoint now, std::chrono::system_clock::time_point wall_now) {
   if (state.missing_since.has_value()) {
-    // Whoever swaps a link may make the folder vanish for a moment.
-    const TimePoint gone = *state.missing_since + times.settle;
+    const TimePoint gone = GoneAt(*state.missing_since, times);
     if (now < gone) return WaitUntil(gone);
     return {.action = ReloadAction::kRemove};
   }
   if (!state.seen.has_value()) return Nothing();
-  if (state.unloaded && !state.forced) return Nothing();
+  if (!following && !state.forced) return Nothing();
 
-  const TimePoint settled = state.forced ? state.unchanged_since + times.forced_settle
-                                         : SettledAt(state, times.settle, now, wall_now);
+  const TimePoint settled = state.forced
+                                ? state.unchanged_since + times.forced_settle
+                                : SettledAt(state, times.settle, now, wall_now) + state.jitter;
   if (now < settled) return WaitUntil(settled);
 
   const ModelSource& source = state.seen->source;
   absl::Status verdict = state.seen->status;
+  bool retried = false;
   if (verdict.ok()) {
     if (state.forced) return {.action = ReloadAction::kLoad};
-    if (state.live != source) {
-      if (!state.failure.has_value() || state.failure->source != source) {
+    if (state.candidate.has_value() && state.candidate != source) {
+      return {.action = ReloadAction::kDropCandidate};
+    }
+    if (state.live != source && state.candidate != source) {
+      const std::optional<absl::Status> refusal = refused.Find(source);
+      retried = !refusal.has_value();
+      if (retried && (!state.failure.has_value() || state.failure->source != source)) {
         return {.action = ReloadAction::kLoad};
       }
-      verdict = state.failure->status;
+      verdict = retried ? state.failure->status : *refusal;
     }
   }
   if (state.forced || verdict != state.told) {
     return {.action = ReloadAction::kReport, .report = verdict};
   }
-  if (state.seen->status.ok() && IsTransient(verdict)) {
-    const TimePoint retry = state.failure->at + RetryDelay(times, state.failure->attempts);
-    if (now < retry) return WaitUntil(retry);
-    return {.action = ReloadAction::kLoad};
-  }
-  return Nothing();
+  if (!retried || !IsTransient(verdict)) return Nothing();
+  const TimePoint retry = state.failure->at + RetryDelay(times, state.failure->attempts);
+  if (now < retry) return WaitUntil(retry);
+  return {.action = ReloadAction::kLoad};
 }
 
-void RecordLoaded(ReloadState* state, const ModelSource& source) {
+void RecordLoaded(ReloadState* state, Refusals* refused, const ModelSource& source) {
   state->live = source;
+  state->candidate.reset();
   state->failure.reset();
+  refused->Forget(source);
   state->told = absl::OkStatus();
 }
 
-std::optional<TimePoint> RecordFailure(ReloadState* state, const ReloadTimes& times,
-                                       const ModelSource& source, const absl::Status& status,
-                                       TimePoint now) {
+void RecordCandidate(ReloadState* state, Refusals* refused, const ModelSource& source) {
+  state->candidate = source;
+  state->failure.reset();
+  refused->Forget(source);
+  state->told = absl::OkStatus();
+}
+
+std::optional<TimePoint> RecordFailure(ReloadState* state, Refusals* refused,
+                                       const ReloadTimes& times, const ModelSource& source,
+                                       const absl::Status& status, TimePoint now) {
+  if (!IsTransient(status)) {
+    RecordRefused(state, refused, source, status);
+    return std::nullopt;
+  }
   const bool again = state->failure.has_value() && state->failure->source == source;
   const int attempts = again ? std::min(state->failure->attempts + 1, 1000) : 1;
   state->failure =
       ReloadState::Failure{.source = source, .status = status, .attempts = attempts, .at = now};
   state->told = status;
-  if (!IsTransient(status)) return std::nullopt;
   return now + RetryDelay(times, attempts);
 }
 
-void RecordReport(ReloadState* state, const absl::Status& report) { state->told = report; }
+void RecordRefused(ReloadState* state, Refusals* refused, const ModelSource& source,
+                   const absl::Status& reason) {
+  refused->Add(source, reason);
+  state->failure.reset();
+  if (state->candidate == source) state->candidate.reset();
+  state->told = reason;
+}
 
-void RecordRemoved(ReloadState* state) {
-  state->seen.reset();
-  state->missing_since.reset();
-  state->live.reset();
+void RecordOtherThanPinned(ReloadState* state, const ModelSource& source,
+                           const absl::Status& reason, TimePoint now) {
+  state->failure = ReloadState::Failure{.source = source, .status = reason, .at = now};
+  state->told = reason;
+}
+
+void RecordUnpinned(ReloadState* state) {
+  if (!state->failure.has_value() || IsTransient(state->failure->status)) return;
   state->failure.reset();
   state->told = absl::OkStatus();
 }
+
+void RecordReport(ReloadState* state, const absl::Status& report) { state->told = report; }
 
 bool IsTransient(const absl::Status& status) {
   switch (status.code()) {

@@ -1,5 +1,6 @@
-// The reload policy: what is to be done about one model, given what its folder holds, what was done
-// before and the time. Pure functions of value types; the reloader carries the decisions out.
+// The reload policy: what is to be done about one place of weights (a model's folder, or one of its
+// numbered folders), given what it holds, what was done before and the time. Pure functions of
+// value types; the reloader carries the decisions out.
 //
 // Desired state, not commands: the policy is asked after every look at the repository and answers
 // the same until something changed, so that a lost notification never loses an update.
@@ -12,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "server/base/clock.h"
+#include "server/reload/refusals.h"
 #include "server/reload/repository_scan.h"
 
 namespace sconce {
@@ -25,21 +27,28 @@ struct ReloadTimes {
   // Between attempts that failed for a reason that may pass; doubled after each.
   Duration first_retry = std::chrono::milliseconds(500);
   Duration last_retry = std::chrono::seconds(60);
+  // At most that much is added to the settle time of each new source, so that a fleet does not
+  // reload in one instant; not where an operator asks, nor for what is found at the start.
+  Duration jitter = Duration::zero();
 };
 
-// What is known of one model. Changed by Observe and the Record functions only.
+// What is known of one place. Changed by Observe and the Record functions only.
 struct ReloadState {
-  // The folder as seen last, and since when it has looked like that.
+  // What was seen last, and since when it has looked like that.
   std::optional<ModelObservation> seen;
   TimePoint unchanged_since{};
-  // When the folder first differed from what had been dealt with.
+  // When it first differed from what had been dealt with.
   TimePoint changed_since{};
-  // Set while the folder is not in the repository.
+  // What is waited beyond the settle time; drawn for each new source.
+  Duration jitter{};
+  // Set while it is not there.
   std::optional<TimePoint> missing_since;
 
   // What the version that answers was made from.
   std::optional<ModelSource> live;
-  // The last attempt, if it failed.
+  // What the version that is held, or answers a share of the batches, was made from.
+  std::optional<ModelSource> candidate;
+  // The last attempt, where it failed for a reason that may pass, or that holds for now.
   struct Failure {
     ModelSource source;
     absl::Status status;
@@ -49,17 +58,16 @@ struct ReloadState {
   std::optional<Failure> failure;
   // What the operator was told last.
   absl::Status told;
-
-  // The operator's wishes.
-  bool unloaded = false;
+  // The operator asks for a load.
   bool forced = false;
 };
 
 enum class ReloadAction {
   kNothing,
-  kLoad,    // bring seen->source into service
-  kReport,  // tell the operator Decision::report; OK takes an earlier complaint back
-  kRemove,  // the model is gone
+  kLoad,           // bring seen->source into service
+  kDropCandidate,  // what is held, or a canary, is not what is wanted any more
+  kReport,         // tell the operator Decision::report; OK takes an earlier complaint back
+  kRemove,         // it is gone
 };
 
 struct Decision {
@@ -69,22 +77,35 @@ struct Decision {
   std::optional<TimePoint> look_again = std::nullopt;
 };
 
-// Takes in one look at the model's folder; null where the repository has no such folder.
-void Observe(ReloadState* state, const ModelObservation* observation, TimePoint now);
+// Takes in one look; null where there is no such folder. True where it shows a source that has to
+// be dealt with and was not seen before.
+bool Observe(ReloadState* state, const Refusals& refused, const ModelObservation* observation,
+             TimePoint now);
 
-// `wall_now` is compared with the files' modification times.
-Decision Decide(const ReloadState& state, const ReloadTimes& times, TimePoint now,
-                std::chrono::system_clock::time_point wall_now);
+// When a folder that is missing since then is gone: whoever swaps a link may make it vanish for a
+// moment.
+TimePoint GoneAt(TimePoint missing_since, const ReloadTimes& times);
+
+// `refused`: the model's, of all its places. `following`: whether what is there is to be loaded
+// without anybody asking for it. `wall_now` is compared with the files' modification times.
+Decision Decide(const ReloadState& state, const Refusals& refused, const ReloadTimes& times,
+                bool following, TimePoint now, std::chrono::system_clock::time_point wall_now);
 
 // What came of a decision. RecordFailure returns when the same source is to be tried again; nothing
 // where only a change of the files helps.
-void RecordLoaded(ReloadState* state, const ModelSource& source);
-std::optional<TimePoint> RecordFailure(ReloadState* state, const ReloadTimes& times,
-                                       const ModelSource& source, const absl::Status& status,
-                                       TimePoint now);
+void RecordLoaded(ReloadState* state, Refusals* refused, const ModelSource& source);
+void RecordCandidate(ReloadState* state, Refusals* refused, const ModelSource& source);
+std::optional<TimePoint> RecordFailure(ReloadState* state, Refusals* refused,
+                                       const ReloadTimes& times, const ModelSource& source,
+                                       const absl::Status& status, TimePoint now);
+// `source` is not to be loaded until somebody asks for it.
+void RecordRefused(ReloadState* state, Refusals* refused, const ModelSource& source,
+                   const absl::Status& reason);
+// `source` is not to be loaded as long as RecordUnpinned is not called.
+void RecordOtherThanPinned(ReloadState* state, const ModelSource& source,
+                           const absl::Status& reason, TimePoint now);
+void RecordUnpinned(ReloadState* state);
 void RecordReport(ReloadState* state, const absl::Status& report);
-// Forgets all but the operator's wishes: they hold for the folder that may come back.
-void RecordRemoved(ReloadState* state);
 
 // Whether the same files may be loaded later although they failed with `status` now.
 bool IsTransient(const absl::Status& status);

@@ -1,15 +1,14 @@
+// Starting, stopping, and looks at the repository.
+
 #include "server/reload/reloader.h"
 
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <chrono>
-#include <filesystem>
+#include <random>
+#include <set>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
-#include "server/base/printable.h"
-#include "server/reload/compatibility.h"
+#include "server/reload/reloader_text.h"
 
 namespace sconce {
 namespace {
@@ -20,58 +19,39 @@ namespace {
 constexpr int kLoaders = 4;
 constexpr int kPublishers = 4;
 
-constexpr const char* kUnloaded = "unloaded on request; RepositoryModelLoad brings it back";
-
-std::string Text(const absl::Status& status) { return std::string(status.message()); }
-
-std::string FileNameOf(const ModelSource& source) {
-  return Printable(std::filesystem::path(source.weights->path).filename().string());
-}
-
-std::string Megabytes(int64_t bytes) {
-  return absl::StrFormat("%.1f MB", static_cast<double>(bytes) / 1e6);
-}
-
-// What clients have while a file is refused.
-std::string ServingOf(const Model& model) {
-  const std::shared_ptr<const ModelVersion> live = model.Pin();
-  if (live == nullptr) return "nothing serves yet";
-  return absl::StrCat("version ", live->number, " keeps serving");
-}
-
-absl::Status NoSuchModel(const std::string& name) {
-  return absl::NotFoundError(absl::StrCat("the repository has no model '", Printable(name), "'"));
-}
-
-absl::Status ShuttingDown() { return absl::UnavailableError("the server is shutting down"); }
-
-std::vector<ModelMemory> MemoryOf(const ModelVersion& version) {
-  std::vector<ModelMemory> memory;
-  for (const DeviceFootprint& footprint : version.footprints) {
-    memory.push_back({footprint.device, "weights", footprint.weights_bytes});
-    memory.push_back({footprint.device, "workspace", footprint.workspace_bytes});
-    memory.push_back({footprint.device, "graphs", footprint.graphs_bytes});
-    memory.push_back({footprint.device, "staging", footprint.staging_bytes});
-  }
-  return memory;
+std::function<double()> RandomShare() {
+  return [generator = std::mt19937_64(std::random_device{}())]() mutable {
+    return std::uniform_real_distribution<double>(0, 1)(generator);
+  };
 }
 
 }  // namespace
 
-Reloader::Reloader(Options options, ConfigParser parse_config, VersionLoader* loader,
-                   Registry* registry, Reaper* reaper, Metrics* metrics)
+Reloader::Reloader(Options options, Parsers parsers, VersionLoader* loader, Registry* registry,
+                   Reaper* reaper, ExecutionGate* gate, Metrics* metrics)
     : options_(std::move(options)),
+      parse_json_(std::move(parsers.json)),
       loader_(loader),
       registry_(registry),
       reaper_(reaper),
+      gate_(gate),
       metrics_(metrics),
-      scanner_(options_.repository, std::move(parse_config)),
+      scanner_(options_.repository, std::move(parsers.file)),
+      random_(options_.random ? options_.random : RandomShare()),
+      keeper_(options_.state_file, [this] { return CurrentState(); }),
       publishers_("sconce-publish", kPublishers, ThreadPriority::kNormal),
       loaders_("sconce-load", kLoaders, ThreadPriority::kBackground) {}
 
 void Reloader::Start() {
+  const SavedState saved = keeper_.Start();
   // The first look may come before the pointer is set; LookNow is called under the lock for that.
   MutexLock lock(&mutex_);
+  for (const auto& [name, model] : saved) {
+    EntryPtr& entry = entries_[name];
+    entry = std::make_shared<ModelEntry>(name);
+    Restore(model, entry.get());
+  }
+  judge_ = Thread("sconce-canary", ThreadPriority::kNormal, [this] { JudgeCanaries(); });
   watcher_ = std::make_unique<Watcher>(options_.watch, [this] { return Look(); });
 }
 
@@ -81,102 +61,58 @@ void Reloader::Stop() {
     stopped_ = true;
   }
   answered_.NotifyAll();
+  canaries_changed_.NotifyAll();
   if (watcher_ != nullptr) watcher_->Stop();
+  judge_.Join();
   loaders_.Stop();
   publishers_.Stop();
+  keeper_.Stop();
 }
 
-absl::Status Reloader::Load(const std::string& model, LoadOverrides overrides) {
-  if (!overrides.empty()) return absl::UnimplementedError("overrides are not supported yet");
-  const auto call = std::make_shared<Call>();
+SavedState Reloader::CurrentState() {
+  SavedState state;
   MutexLock lock(&mutex_);
-  if (stopped_) return ShuttingDown();
-  if (watcher_ == nullptr) {
-    return absl::UnavailableError("the model repository has not been looked at yet");
+  for (const auto& [name, entry] : entries_) {
+    SavedModel saved = SavedOf(*entry);
+    if (!(saved == SavedModel())) state[name] = std::move(saved);
   }
-  new_calls_.emplace_back(model, call);
-  watcher_->LookNow();
-  while (!call->done && !stopped_) answered_.Wait(&mutex_);
-  return call->done ? call->result : ShuttingDown();
-}
-
-absl::Status Reloader::Unload(const std::string& name) {
-  std::shared_ptr<Entry> entry;
-  std::shared_ptr<Model> model;
-  {
-    MutexLock lock(&mutex_);
-    const auto found = entries_.find(name);
-    if (found == entries_.end() || found->second->model == nullptr) {
-      return NoSuchModel(name);
-    }
-    entry = found->second;
-    model = entry->model;
-    entry->state.unloaded = true;
-    entry->state.forced = false;
-    entry->state.live.reset();
-    const absl::Status overtaken = absl::AbortedError("the model was unloaded meanwhile");
-    Answer(&entry->calls, overtaken);
-    for (auto& [called, call] : new_calls_) {
-      if (called != name) continue;
-      Calls calls = {call};
-      Answer(&calls, overtaken);
-    }
-    std::erase_if(new_calls_, [](const auto& waiting) { return waiting.second->done; });
-    model->SetProgress({.loading = model->progress().loading, .last_error = kUnloaded});
-  }
-  MutexLock change(&entry->change_mutex);
-  {
-    MutexLock lock(&mutex_);
-    if (!entry->state.unloaded || entry->model != model) return absl::OkStatus();
-  }
-  registry_->Retire(model);
-  metrics_->ForModel(name)->SetServingVersion(0, "");
-  metrics_->ForModel(name)->SetMemory({});
-  spdlog::info("model '{}': unloaded on request", name);
-  return absl::OkStatus();
+  return state;
 }
 
 Watcher::NextLook Reloader::Look() {
-  std::vector<std::pair<std::string, std::shared_ptr<Call>>> calls;
+  std::vector<NewCall> calls;
   {
     MutexLock lock(&mutex_);
     calls.swap(new_calls_);
   }
   // A file is left alone from the end of one look to the beginning of another.
   const TimePoint began = Clock::Real()->Now();
-  const std::chrono::system_clock::time_point wall_began = std::chrono::system_clock::now();
+  const WallTime wall_began = WallNow();
   absl::StatusOr<RepositorySnapshot> snapshot = scanner_.Scan();
   const TimePoint ended = Clock::Real()->Now();
   LogRepository(snapshot);
   if (snapshot.ok()) AddModels(*snapshot);
+  // What comes with its own weights needs no folder.
+  for (const NewCall& call : calls) {
+    if (!call.overrides.files.empty()) AddModel(call.model);
+  }
 
   MutexLock lock(&mutex_);
-  for (const auto& [name, call] : calls) {
-    Calls one = {call};
-    const auto entry = entries_.find(name);
-    if (!snapshot.ok()) {
-      Answer(&one, absl::UnavailableError(snapshot.status().message()));
-    } else if (snapshot->models.find(name) == snapshot->models.end()) {
-      Answer(&one, NoSuchModel(name));
-    } else {
-      entry->second->calls.push_back(call);
-      entry->second->state.forced = true;
-      entry->second->state.unloaded = false;
+  if (snapshot.ok()) {
+    for (const auto& [name, entry] : entries_) {
+      const auto found = snapshot->models.find(name);
+      ObserveModel(entry.get(), found == snapshot->models.end() ? nullptr : &found->second, ended);
     }
+    looked_ = true;
   }
-  // Nothing is known of any model: all of them stay as they are.
-  if (!snapshot.ok()) return {.folders = {options_.repository}};
+  for (NewCall& call : calls) Accept(std::move(call), snapshot);
 
-  Watcher::NextLook next{.folders = std::move(snapshot->folders)};
+  Watcher::NextLook next{.folders = {options_.repository}};
+  if (snapshot.ok()) next.folders = std::move(snapshot->folders);
   for (const auto& [name, entry] : entries_) {
-    const auto found = snapshot->models.find(name);
-    const bool there = found != snapshot->models.end();
-    Observe(&entry->state, there ? &found->second : nullptr, ended);
-    if (!there) {
-      entry->state.forced = false;
-      Answer(&entry->calls, NoSuchModel(name));
-    }
     if (entry->busy || entry->model == nullptr || stopped_) continue;
+    // Where the repository cannot be read nothing is known of any model: all stay as they are.
+    if (!snapshot.ok() && entry->overrides.empty()) continue;
     next.at = std::min(next.at, Act(entry, began, wall_began));
   }
   return next;
@@ -200,218 +136,130 @@ void Reloader::LogRepository(const absl::StatusOr<RepositorySnapshot>& snapshot)
 }
 
 void Reloader::AddModels(const RepositorySnapshot& snapshot) {
-  std::set<std::string> names;
+  if (looked_ && options_.control == ControlMode::kFixed) return;
+  std::set<std::string> awaited;
   for (const auto& [name, observation] : snapshot.models) {
-    names.insert(name);
-    std::shared_ptr<Entry> entry;
-    {
-      MutexLock lock(&mutex_);
-      std::shared_ptr<Entry>& slot = entries_[name];
-      if (slot == nullptr) slot = std::make_shared<Entry>(name);
-      // A model whose removal is under way comes back with the look that follows it.
-      if (slot->model != nullptr || slot->busy) continue;
-      entry = slot;
-    }
-    std::shared_ptr<Model> model = registry_->Add(name);
+    const EntryPtr entry = AddModel(name);
     MutexLock lock(&mutex_);
-    entry->model = std::move(model);
-    if (entry->state.unloaded) {
-      entry->model->SetProgress({.loading = false, .last_error = kUnloaded});
-    }
+    if (IsAwaited(options_.control, entry->wishes)) awaited.insert(name);
   }
   if (looked_) return;
-  looked_ = true;
-  spdlog::info("model repository {}: {} model{}", Printable(options_.repository), names.size(),
-               names.size() == 1 ? "" : "s");
-  registry_->SetInitialModels(std::move(names));
+  spdlog::info("model repository {}: {} model{}", Printable(options_.repository),
+               snapshot.models.size(), snapshot.models.size() == 1 ? "" : "s");
+  registry_->SetInitialModels(std::move(awaited));
 }
 
-TimePoint Reloader::Act(const std::shared_ptr<Entry>& entry, TimePoint now,
-                        std::chrono::system_clock::time_point wall_now) {
-  for (;;) {
-    const Decision decision = Decide(entry->state, options_.times, now, wall_now);
-    switch (decision.action) {
-      case ReloadAction::kNothing:
-        return decision.look_again.value_or(TimePoint::max());
-      case ReloadAction::kLoad:
-        StartLoad(entry);
-        return TimePoint::max();
-      case ReloadAction::kRemove:
-        entry->busy = true;
-        publishers_.Run([this, entry] { RemoveModel(entry); });
-        return TimePoint::max();
-      case ReloadAction::kReport:
-        Report(entry.get(), decision.report);
-        break;  // and ask again
+Reloader::EntryPtr Reloader::AddModel(const std::string& name) {
+  EntryPtr entry;
+  {
+    MutexLock lock(&mutex_);
+    EntryPtr& known = entries_[name];
+    if (known == nullptr) known = std::make_shared<ModelEntry>(name);
+    entry = known;
+    // A model whose removal is under way comes back with the look that follows it.
+    if (entry->model != nullptr || entry->busy) return entry;
+  }
+  std::shared_ptr<Model> model = registry_->Add(name);
+  MutexLock lock(&mutex_);
+  entry->model = std::move(model);
+  Refresh(entry.get());
+  return entry;
+}
+
+void Reloader::Accept(NewCall call, const absl::StatusOr<RepositorySnapshot>& snapshot) {
+  LoadCalls one = {call.call};
+  const bool brings_weights = !call.overrides.files.empty();
+  if (!brings_weights && !snapshot.ok()) {
+    return Answer(&one, absl::UnavailableError(snapshot.status().message()));
+  }
+  if (!brings_weights && snapshot->models.find(call.model) == snapshot->models.end()) {
+    return Answer(&one, NoSuchModel(call.model));
+  }
+  ModelEntry* const entry = entries_.at(call.model).get();
+  if (entry->model == nullptr) {
+    return Answer(&one, absl::AbortedError("the model is being removed; try again"));
+  }
+  if (!call.overrides.empty()) {
+    entry->overrides.push_back({std::move(call.overrides), call.call});
+    return;
+  }
+  entry->wishes.unloaded = false;
+  entry->wishes.overridden = false;
+  entry->calls.push_back(call.call);
+  const std::set<int64_t> wanted = WantedOf(*entry, RefusedToo::kYes);
+  for (auto& [number, place] : entry->places) {
+    if (number == 0 || wanted.count(number) > 0) place.forced = true;
+  }
+}
+
+void Reloader::ObserveModel(ModelEntry* entry, const ModelObservation* observation, TimePoint now) {
+  if (observation == nullptr) {
+    if (!entry->missing_since.has_value()) entry->missing_since = now;
+    for (auto& [number, place] : entry->places) place.forced = false;
+    if (!entry->calls.empty()) Answer(&entry->calls, NoSuchModel(entry->name));
+    return;
+  }
+  entry->missing_since.reset();
+  if (observation->config != nullptr) entry->policy = observation->config->version_policy;
+  const bool is_numbered = observation->status.ok() && !observation->numbered.empty();
+  if (is_numbered) {
+    for (const auto& [number, numbered] : observation->numbered) {
+      const ModelObservation seen{
+          .status = numbered.status, .source = numbered.source, .config = observation->config};
+      ObservePlace(entry, number, &seen, now);
     }
-  }
-}
-
-void Reloader::StartLoad(const std::shared_ptr<Entry>& entry) {
-  const ReloadState& state = entry->state;
-  const auto task = std::make_shared<LoadTask>();
-  task->entry = entry;
-  task->model = entry->model;
-  task->source = state.seen->source;
-  task->config = state.seen->config;
-  task->must_fit =
-      !state.forced && entry->live_config != nullptr && *entry->live_config == *state.seen->config;
-  task->number = entry->last_number + 1;
-  task->calls.swap(entry->calls);
-  if (!state.forced && (!state.failure.has_value() || state.failure->source != task->source)) {
-    metrics_->ForModel(entry->name)
-        ->ObserveStep(VersionState::kSettling,
-                      ToSeconds(Clock::Real()->Now() - state.changed_since));
-  }
-  entry->state.forced = false;
-  entry->busy = true;
-  entry->model->SetProgress({.loading = true, .last_error = entry->model->progress().last_error});
-  loaders_.Run([this, task] {
-    RunLoad(task.get());
-    publishers_.Run([this, task] { FinishLoad(task.get()); });
-  });
-}
-
-void Reloader::Report(Entry* entry, const absl::Status& report) {
-  const std::string serving = ServingOf(*entry->model);
-  if (report.ok()) {
-    spdlog::info("model '{}': its folder holds again what is served; {}", entry->name, serving);
-  } else if (absl::IsNotFound(report)) {
-    spdlog::info("model '{}': {}; {}", entry->name, Text(report), serving);
   } else {
-    spdlog::warn("model '{}': {}; {}", entry->name, Text(report), serving);
+    ObservePlace(entry, 0, observation, now);
   }
-  if (!entry->state.seen->status.ok() && !IsTransient(report)) {
-    metrics_->ForModel(entry->name)->CountLoad(LoadOutcome::kRejected);
+  // Trouble with the folder as a whole says nothing of what is in it.
+  if (!observation->status.ok()) return;
+  for (const auto& [number, place] : entry->places) {
+    const bool there = is_numbered ? observation->numbered.count(number) > 0 : number == 0;
+    if (!there) ObservePlace(entry, number, nullptr, now);
   }
-  entry->model->SetProgress({.loading = false, .last_error = Text(report)});
-  RecordReport(&entry->state, report);
-  entry->state.forced = false;
-  Answer(&entry->calls, report);
 }
 
-void Reloader::Answer(Calls* calls, const absl::Status& result) {
-  for (const std::shared_ptr<Call>& call : *calls) {
+void Reloader::ObservePlace(ModelEntry* entry, int64_t number, const ModelObservation* observation,
+                            TimePoint now) {
+  ReloadState* const place = &entry->places[number];
+  const bool is_new = Observe(place, entry->refused, observation, now);
+  if (!is_new || !looked_ || options_.times.jitter <= Duration::zero()) return;
+  place->jitter = std::chrono::duration_cast<Duration>(options_.times.jitter * random_());
+}
+
+void Reloader::Answer(LoadCalls* calls, const absl::Status& result) {
+  for (const std::shared_ptr<LoadCall>& call : *calls) {
     call->done = true;
-    call->result = result;
+    call->result = absl::Status(result.code(), result.message());
   }
   calls->clear();
   answered_.NotifyAll();
 }
 
-void Reloader::RunLoad(LoadTask* task) {
-  const std::string& name = task->entry->name;
-  ModelMetrics* const metrics = metrics_->ForModel(name);
-  spdlog::info("model '{}': loading {} ({})", name, FileNameOf(task->source),
-               Megabytes(task->source.weights->fingerprint.size_bytes));
-  task->loaded = loader_->Load({.model = name,
-                                .weights_path = task->source.weights->path,
-                                .config = *task->config,
-                                .number = task->number,
-                                .on_step = [task, metrics](VersionState step, Duration time) {
-                                  metrics->ObserveStep(step, ToSeconds(time));
-                                  absl::StrAppend(&task->phases, task->phases.empty() ? "" : ", ",
-                                                  std::string(VersionStateName(step)), " ",
-                                                  absl::StrFormat("%.3f s", ToSeconds(time)));
-                                }});
-  if (task->loaded.ok() && !IsUnchanged(task->source, scanner_.FolderOf(name))) {
-    task->loaded = absl::AbortedError(
-        absl::StrCat(FileNameOf(task->source), " or its config.pbtxt changed while it was read"));
+void Reloader::AnswerAll(ModelEntry* entry, const absl::Status& result) {
+  Answer(&entry->calls, result);
+  entry->calls_result = absl::OkStatus();
+  for (OverrideCall& waiting : entry->overrides) {
+    LoadCalls calls = {std::move(waiting.call)};
+    Answer(&calls, result);
   }
+  entry->overrides.clear();
 }
 
-void Reloader::FinishLoad(LoadTask* task) {
-  const std::string& name = task->entry->name;
-  absl::Status result = Check(*task);
-  // Owned by the reaper whatever becomes of it: freeing weights takes long.
-  std::shared_ptr<const ModelVersion> version;
-  if (task->loaded.ok()) version = reaper_->Own(std::move(task->loaded->version));
-  if (result.ok()) {
-    const TimePoint start = Clock::Real()->Now();
-    if (Publish(*task, version)) {
-      metrics_->ForModel(name)->ObserveStep(VersionState::kPublished,
-                                            ToSeconds(Clock::Real()->Now() - start));
-      spdlog::info("model '{}': version {} serves {} (weights {}, {}, {}{}{}{}{})", name,
-                   version->number, Printable(version->architecture), version->weights_id,
-                   FileNameOf(task->source), Megabytes(version->weights_bytes),
-                   task->phases.empty() ? "" : "; ", task->phases,
-                   version->provenance.empty() ? "" : "; ", version->provenance);
-    } else {
-      result = absl::AbortedError("the model was unloaded, or the server stopped, meanwhile");
-    }
-  } else {
-    Fail(*task, result);
-  }
-
-  MutexLock lock(&mutex_);
-  task->model->SetProgress({.loading = false, .last_error = task->model->progress().last_error});
-  task->entry->busy = false;
-  Answer(&task->calls, result);
-  watcher_->LookNow();
+void Reloader::Refresh(ModelEntry* entry) {
+  if (entry->model == nullptr) return;
+  entry->model->SetProgress(
+      {.loading = entry->busy, .last_error = ErrorOf(*entry, options_.control)});
+  entry->model->SetRecords(entry->records.list());
+  metrics_->ForModel(entry->name)->SetVersions(entry->records.counts());
+  keeper_.Changed();
 }
 
-absl::Status Reloader::Check(const LoadTask& task) const {
-  if (!task.loaded.ok()) return task.loaded.status();
-  const std::shared_ptr<const ModelVersion> live = task.model->Pin();
-  if (!task.must_fit || live == nullptr) return absl::OkStatus();
-  return CheckReplaces(*live, *task.loaded->version);
-}
-
-bool Reloader::Publish(const LoadTask& task, std::shared_ptr<const ModelVersion> version) {
-  Entry* const entry = task.entry.get();
-  MutexLock change(&entry->change_mutex);
-  {
+void Reloader::RefreshLater(const EntryPtr& entry) {
+  publishers_.Run([this, entry] {
     MutexLock lock(&mutex_);
-    if (stopped_ || entry->state.unloaded) return false;
-    RecordLoaded(&entry->state, task.source);
-    entry->live_config = task.config;
-    entry->last_number = version->number;
-    task.model->SetProgress({.loading = true, .last_error = ""});
-  }
-  registry_->Publish(task.model, version);
-  ModelMetrics* const metrics = metrics_->ForModel(entry->name);
-  metrics->SetServingVersion(version->number, version->weights_id);
-  metrics->SetMemory(MemoryOf(*version));
-  metrics->CountLoad(LoadOutcome::kPublished);
-  return true;
-}
-
-void Reloader::Fail(const LoadTask& task, const absl::Status& status) {
-  const std::string& name = task.entry->name;
-  std::optional<TimePoint> retry;
-  const TimePoint now = Clock::Real()->Now();
-  {
-    MutexLock lock(&mutex_);
-    if (stopped_ || task.entry->state.unloaded) return;
-    retry = RecordFailure(&task.entry->state, options_.times, task.source, status, now);
-    task.model->SetProgress({.loading = true, .last_error = Text(status)});
-  }
-  metrics_->ForModel(name)->CountLoad(retry.has_value() ? LoadOutcome::kRetrying
-                                                        : LoadOutcome::kRejected);
-  const std::string serving = ServingOf(*task.model);
-  if (retry.has_value()) {
-    spdlog::warn("model '{}': {} is not served yet: {}; trying again in {:.1f} s; {}", name,
-                 FileNameOf(task.source), Text(status), ToSeconds(*retry - now), serving);
-  } else {
-    spdlog::warn("model '{}': {} refused: {}; {}", name, FileNameOf(task.source), Text(status),
-                 serving);
-  }
-}
-
-void Reloader::RemoveModel(const std::shared_ptr<Entry>& entry) {
-  {
-    MutexLock change(&entry->change_mutex);
-    registry_->Remove(entry->name);
-    metrics_->ForModel(entry->name)->SetServingVersion(0, "");
-    metrics_->ForModel(entry->name)->SetMemory({});
-  }
-  spdlog::info("model '{}': removed, its folder is gone", entry->name);
-  MutexLock lock(&mutex_);
-  RecordRemoved(&entry->state);
-  entry->model = nullptr;
-  entry->live_config = nullptr;
-  entry->busy = false;
-  watcher_->LookNow();
+    Refresh(entry.get());
+  });
 }
 
 }  // namespace sconce

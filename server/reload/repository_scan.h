@@ -4,49 +4,28 @@
 // A model is a folder (or a link to one) of the repository. Its weights are the file its
 // config.pbtxt names, the one file with a known extension or the one index of several; between the
 // names that Hugging Face's libraries write, their order decides (known_names.h). What programs
-// write before they rename it (.tmp, .part, a leading dot) is not seen. Links are followed
+// write before they rename it (.tmp, .part, a leading dot) is not seen. Where the folder holds
+// numbered ones, each of them is looked at in the same way. Links are followed
 // everywhere, so that what matters is the file that is reached: a ConfigMap's
 // `model.pth -> ..data/model.pth` changes when `..data` does.
 
 #ifndef SCONCE_SERVER_RELOAD_REPOSITORY_SCAN_H_
 #define SCONCE_SERVER_RELOAD_REPOSITORY_SCAN_H_
 
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
-#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "server/base/file.h"
 #include "server/registry/model_config.h"
+#include "server/reload/model_source.h"
 
 namespace sconce {
-
-// A file as one look saw it.
-struct SourceFile {
-  std::string path;           // in the model's folder
-  std::string resolved_path;  // where its links lead
-  FileFingerprint fingerprint;
-
-  bool operator==(const SourceFile&) const = default;
-};
-
-// What a version is made from. Two equal sources hold the same bytes.
-struct ModelSource {
-  std::optional<SourceFile> config;
-  std::optional<SourceFile> weights;
-  // Where the weights are an index (model.safetensors.index.json): the weights files beside it, of
-  // which the index names some or all.
-  std::vector<SourceFile> shards = {};
-  // The samples in the model's folder `golden`, by name.
-  std::vector<SourceFile> golden = {};
-
-  bool operator==(const ModelSource&) const = default;
-};
 
 struct ModelObservation {
   // OK: `source.weights` is there to be loaded. NOT_FOUND: no weights file yet. Otherwise what is
@@ -79,13 +58,6 @@ struct RepositorySnapshot {
 // Reads and checks the config.pbtxt at `path` (server/reload/config_file.h).
 using ConfigParser = std::function<absl::StatusOr<ModelConfig>(const std::string& path)>;
 
-// Fingerprint of the regular file that `path` leads to.
-absl::StatusOr<SourceFile> ObserveFile(const std::string& path);
-
-// Whether the files of `source` are still what they were, and no config.pbtxt has appeared in
-// `folder`.
-bool IsUnchanged(const ModelSource& source, const std::string& folder);
-
 // Used by one thread at a time.
 class RepositoryScanner {
  public:
@@ -104,7 +76,14 @@ class RepositoryScanner {
     absl::StatusOr<std::shared_ptr<const ModelConfig>> config;
   };
 
-  ModelObservation Observe(const std::string& model);
+  // Adds to `snapshot` what belongs beside the model.
+  ModelObservation Observe(const std::string& model, RepositorySnapshot* snapshot);
+  // Fills in the configuration; it stays null where that is wrong.
+  absl::Status ObserveConfig(const std::string& model, const std::vector<std::string>& entries,
+                             ModelObservation* seen);
+  absl::Status ObserveNumbered(const std::vector<std::string>& entries,
+                               std::map<int64_t, std::string> names, const std::string& folder,
+                               ModelObservation* seen);
   absl::StatusOr<std::shared_ptr<const ModelConfig>> ReadConfig(const std::string& model,
                                                                 const SourceFile& file);
 

@@ -48,7 +48,8 @@ using SavedState = std::map<std::string, SavedModel>;
 // read.
 absl::StatusOr<SavedState> ReadStateFile(const std::string& path);
 
-// UNAVAILABLE with the reason where the file cannot be written; the old one is then still whole.
+// UNAVAILABLE with the reason where the file cannot be written; the old one is then still whole, or
+// the new one is, where only the folder could not be brought to the disk.
 absl::Status WriteStateFile(const std::string& path, const SavedState& state);
 
 }  // namespace sconce

@@ -23,6 +23,9 @@
 
 namespace sconce {
 
+// Whose versions that are kept for a rollback.
+enum class Retained { kOfThisModel, kOfAnyModel };
+
 struct LoadRequest {
   std::string model;
   std::string weights_path;
@@ -38,9 +41,9 @@ struct LoadRequest {
   std::shared_ptr<const ModelVersion> live = nullptr;
   // What `live` answered, for config.proof.agreement_requests.
   std::vector<std::shared_ptr<const RecentRequest>> recent = {};
-  // Lets go of one retained version, of any model, and returns once its memory is free; false where
-  // there is none. Null: as if there were none.
-  std::function<bool()> release_retained = nullptr;
+  // Lets go of the oldest retained version, of this model or of any, and returns once its memory is
+  // free; false where there is none. Null: as if there were none.
+  std::function<bool(Retained)> release_retained = nullptr;
   // Null: nothing is written over.
   ExecutionGate* gate = nullptr;
   // Takes the model out of service: its weights were written over and cannot be brought back.

@@ -4,11 +4,14 @@
 #include <chrono>
 #include <limits>
 #include <map>
+#include <optional>
+#include <set>
 #include <string>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "server/base/version_state.h"
 #include "server/rpc/status.h"
 
 namespace sconce {
@@ -95,6 +98,40 @@ void DescribeInstances(const ModelVersion& version, inference::ModelConfig* conf
   }
 }
 
+void DescribePolicy(const VersionPolicy& policy, inference::ModelVersionPolicy* described) {
+  switch (policy.kind) {
+    case VersionPolicy::Kind::kLatest:
+      described->mutable_latest()->set_num_versions(Clamped<uint32_t>(policy.latest));
+      return;
+    case VersionPolicy::Kind::kAll:
+      described->mutable_all();
+      return;
+    case VersionPolicy::Kind::kSpecific:
+      described->mutable_specific()->mutable_versions()->Add(policy.specific.begin(),
+                                                             policy.specific.end());
+      return;
+  }
+}
+
+// Why a version that does not answer is in the index; nothing for one that is not to be there.
+struct Unready {
+  const char* state;
+  std::string reason;
+};
+std::optional<Unready> UnreadyOf(const VersionRecord& record, bool is_last) {
+  if (record.state < VersionState::kHeld) {
+    return Unready{"LOADING",
+                   absl::StrCat("on its way: ", std::string(VersionStateName(record.state)))};
+  }
+  if (record.state == VersionState::kHeld) {
+    return Unready{"UNAVAILABLE", "held: proven, and waits to be promoted"};
+  }
+  if (record.state == VersionState::kRejected && is_last) {
+    return Unready{"UNAVAILABLE", absl::StrCat("rejected: ", record.error)};
+  }
+  return std::nullopt;
+}
+
 void DescribeDuration(const CountAndTime& time, inference::StatisticDuration* duration) {
   duration->set_count(time.count);
   duration->set_ns(static_cast<uint64_t>(time.total.count()));
@@ -102,10 +139,11 @@ void DescribeDuration(const CountAndTime& time, inference::StatisticDuration* du
 
 }  // namespace
 
-inference::ModelMetadataResponse DescribeMetadata(const ModelVersion& version) {
+inference::ModelMetadataResponse DescribeMetadata(const ModelVersion& version,
+                                                  const std::vector<int64_t>& numbers) {
   inference::ModelMetadataResponse metadata;
   metadata.set_name(version.model);
-  metadata.add_versions(absl::StrCat(version.number));
+  for (const int64_t number : numbers) metadata.add_versions(absl::StrCat(number));
   metadata.set_platform(kPlatform);
   for (const TensorSpec& spec : version.signature.inputs) {
     DescribeTensor(spec, metadata.add_inputs());
@@ -123,7 +161,7 @@ inference::ModelConfig DescribeConfig(const ModelVersion& version) {
   config.set_name(version.model);
   config.set_platform(kPlatform);
   config.set_backend(kBackend);
-  config.mutable_version_policy()->mutable_latest()->set_num_versions(1);
+  DescribePolicy(version.config.version_policy, config.mutable_version_policy());
   config.set_max_batch_size(Clamped<int32_t>(version.config.max_batch_size));
   for (const TensorSpec& spec : version.signature.inputs) DescribeTensor(spec, config.add_input());
   for (const TensorSpec& spec : version.signature.outputs) {
@@ -172,20 +210,42 @@ inference::ModelStatistics DescribeStatistics(const std::string& model, int64_t 
   return statistics;
 }
 
-inference::RepositoryIndexResponse::ModelIndex DescribeIndex(const std::string& model,
-                                                             const ModelVersion* live,
-                                                             const Model::Progress& progress) {
-  inference::RepositoryIndexResponse::ModelIndex index;
-  index.set_name(model);
-  // Reasons quote files; a string field must be UTF-8.
-  index.set_reason(MessageForWire(progress.last_error));
-  if (live != nullptr) {
-    index.set_version(absl::StrCat(live->number));
-    index.set_state("READY");
-  } else {
-    index.set_state(progress.loading ? "LOADING" : "UNAVAILABLE");
+std::vector<inference::RepositoryIndexResponse::ModelIndex> DescribeIndex(const IndexedModel& model,
+                                                                          bool only_ready) {
+  using ModelIndex = inference::RepositoryIndexResponse::ModelIndex;
+  std::vector<ModelIndex> entries;
+  const auto add = [&](int64_t number, const char* state, const std::string& reason) {
+    ModelIndex& entry = entries.emplace_back();
+    entry.set_name(model.name);
+    if (number != 0) entry.set_version(absl::StrCat(number));
+    entry.set_state(state);
+    // Reasons quote files; a string field must be UTF-8.
+    entry.set_reason(MessageForWire(reason));
+  };
+  const Serving& serving = model.serving;
+  std::set<int64_t> told;
+  if (serving.live != nullptr) {
+    add(serving.live->number, "READY", model.progress.last_error);
+    told.insert(serving.live->number);
+  } else if (!only_ready) {
+    add(0, model.progress.loading ? "LOADING" : "UNAVAILABLE", model.progress.last_error);
   }
-  return index;
+  const auto add_ready = [&](const ModelVersion& version, const std::string& reason) {
+    if (told.insert(version.number).second) add(version.number, "READY", reason);
+  };
+  for (const auto& [number, version] : serving.others) add_ready(*version, "");
+  if (serving.canary != nullptr) {
+    add_ready(*serving.canary, absl::StrCat("canary: answers ", serving.canary_share,
+                                            " of the batches that ask for no version"));
+  }
+  if (only_ready) return entries;
+  for (const VersionRecord& record : model.records) {
+    const auto unready = UnreadyOf(record, &record == &model.records.back());
+    // A number that answers may be on its way with other weights: one entry for each number.
+    if (!unready || !told.insert(record.number).second) continue;
+    add(record.number, unready->state, unready->reason);
+  }
+  return entries;
 }
 
 }  // namespace sconce

@@ -5,6 +5,8 @@
 #define SCONCE_SERVER_RPC_DESCRIBE_H_
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "proto/open_inference.pb.h"
 #include "server/registry/model.h"
@@ -13,7 +15,9 @@
 
 namespace sconce {
 
-inference::ModelMetadataResponse DescribeMetadata(const ModelVersion& version);
+// `numbers`: of the versions that answer, of which `version` is one.
+inference::ModelMetadataResponse DescribeMetadata(const ModelVersion& version,
+                                                  const std::vector<int64_t>& numbers);
 
 inference::ModelConfig DescribeConfig(const ModelVersion& version);
 
@@ -22,10 +26,16 @@ inference::ModelConfig DescribeConfig(const ModelVersion& version);
 inference::ModelStatistics DescribeStatistics(const std::string& model, int64_t number,
                                               const StatisticsSnapshot& counts);
 
-// `live` may be null.
-inference::RepositoryIndexResponse::ModelIndex DescribeIndex(const std::string& model,
-                                                             const ModelVersion* live,
-                                                             const Model::Progress& progress);
+// What a repository index says of one model: what it is now, first; then the other versions that
+// answer, and those that may: on their way, held, or the last one where it was rejected.
+struct IndexedModel {
+  std::string name;
+  Serving serving;
+  Model::Progress progress;
+  std::vector<VersionRecord> records;
+};
+std::vector<inference::RepositoryIndexResponse::ModelIndex> DescribeIndex(const IndexedModel& model,
+                                                                          bool only_ready);
 
 }  // namespace sconce
 

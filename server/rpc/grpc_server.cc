@@ -22,6 +22,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/base/printable.h"
 #include "server/base/thread.h"
+#include "server/rpc/admin_service.h"
 #include "server/rpc/infer_call.h"
 #include "server/rpc/inference_service.h"
 #include "server/rpc/open_calls.h"
@@ -36,6 +37,8 @@ constexpr int kWaitingCalls = 32;
 constexpr int kMaxServiceThreads = 64;
 // Calls one connection may have open; its client holds further ones back.
 constexpr int kMaxCallsPerConnection = 4096;
+// What a message that brings weights holds beside them.
+constexpr int64_t kBesideWeights = int64_t{2} << 20;
 
 // gRPC and protobuf write to stderr by themselves, what clients send included.
 void RouteLibraryLogs() {
@@ -111,10 +114,12 @@ class GrpcServer::Health {
 // A server that listens, with its queues and their threads.
 class GrpcServer::Running {
  public:
-  Running(const Parts& parts, std::string version)
-      : service_(parts.registry, parts.control, parts.regions, &calls_, std::move(version)),
+  Running(const Options& options, const Parts& parts, std::string version)
+      : service_(parts.registry, parts.control, parts.regions, &calls_, std::move(version),
+                 options.inline_weights_max_bytes),
+        admin_(parts.control, &calls_, std::string(options.control_mode)),
         shared_{&service_,     parts.registry, parts.batchers, parts.regions,
-                parts.metrics, parts.clock,    &calls_} {}
+                parts.metrics, parts.clock,    &calls_,        MaxRequestBytes(options)} {}
 
   // The port.
   absl::StatusOr<int> Start(const Options& options) {
@@ -130,7 +135,12 @@ class GrpcServer::Running {
     // With SO_REUSEPORT two servers share a port, and each gets half of the calls.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
     builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxCallsPerConnection);
-    builder.SetMaxReceiveMessageSize(options.max_request_bytes);
+    // The limit is that of every method; ModelInfer's own is looked at by its calls.
+    builder.SetMaxReceiveMessageSize(static_cast<int>(std::max<int64_t>(
+        options.max_request_bytes,
+        options.inline_weights_max_bytes == 0
+            ? 0
+            : std::min(options.inline_weights_max_bytes, kMostInlineBytes) + kBesideWeights)));
     // gRPC decompresses a message as a whole before it looks at its size: a few megabytes of zeros
     // would take all memory. Compressed requests are refused with UNIMPLEMENTED.
     for (const auto algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
@@ -140,6 +150,7 @@ class GrpcServer::Running {
     grpc::ResourceQuota quota("sconce");
     builder.SetResourceQuota(quota.SetMaxThreads(kMaxServiceThreads));
     builder.RegisterService(&service_);
+    builder.RegisterService(&admin_);
     builder.RegisterCallbackGenericService(&unknown_methods_);
     const int processors = static_cast<int>(std::thread::hardware_concurrency());
     const int threads = options.threads > 0 ? options.threads : std::clamp(processors, 1, 4);
@@ -179,6 +190,10 @@ class GrpcServer::Running {
   }
 
  private:
+  static size_t MaxRequestBytes(const Options& options) {
+    return static_cast<size_t>(options.max_request_bytes);
+  }
+
   static void Drain(grpc::CompletionQueue* queue) {
     void* tag = nullptr;
     bool ok = false;
@@ -195,6 +210,7 @@ class GrpcServer::Running {
 
   OpenCalls calls_;
   InferenceService service_;
+  AdminService admin_;
   UnknownMethods unknown_methods_;
   const InferCall::Server shared_;
   std::vector<std::unique_ptr<grpc::ServerCompletionQueue>> queues_;
@@ -216,7 +232,7 @@ absl::StatusOr<Address> GrpcServer::Start() {
     return absl::FailedPreconditionError("the gRPC server was started or shut down before");
   }
   RouteLibraryLogs();
-  auto running = std::make_unique<Running>(parts_, version_);
+  auto running = std::make_unique<Running>(options_, parts_, version_);
   const absl::StatusOr<int> port = running->Start(options_);
   if (!port.ok()) return port.status();
   health_->Attach(running->health());

@@ -1,5 +1,5 @@
-// GrpcServer: the port on which the Open Inference Protocol, grpc.health.v1 and server reflection
-// are spoken.
+// GrpcServer: the port on which the Open Inference Protocol, the admin service, grpc.health.v1 and
+// server reflection are spoken.
 //
 // Owned by App. Observes the registry, from before the first model is added, to keep the health
 // service true: "" is the server's readiness, a model's name whether that model answers. Start and
@@ -11,12 +11,13 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/status/statusor.h"
 #include "server/base/address.h"
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
-#include "server/batching/batcher.h"
+#include "server/batching/batchers.h"
 #include "server/registry/registry.h"
 #include "server/registry/repository_control.h"
 #include "server/rpc/shared_memory_regions.h"
@@ -25,10 +26,17 @@ namespace sconce {
 
 class GrpcServer final : public RegistryObserver {
  public:
+  // Messages of protobuf stay below 2 GiB, and one holds more than the weights.
+  static constexpr int64_t kMostInlineBytes = (int64_t{1} << 31) - (int64_t{4} << 20);
+
   struct Options {
     Address address{"0.0.0.0", 8001};
     // Of one request; a larger one is refused with RESOURCE_EXHAUSTED.
     int max_request_bytes = 64 << 20;
+    // Of the weights that a RepositoryModelLoad may bring; 0: none. At most kMostInlineBytes.
+    int64_t inline_weights_max_bytes = 0;
+    // The server's --control, for the admin service; of static storage.
+    std::string_view control_mode = "follow";
     // Threads that take requests and parse them; 0: as many as there are processors, up to 4.
     int threads = 0;
   };

@@ -84,6 +84,12 @@ void InferCall::OnRequest() {
 }
 
 absl::Status InferCall::Submit() {
+  // gRPC itself takes more where a load may bring weights.
+  if (request_.Length() > server_->max_request_bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat("expected a request of at most ",
+                                                     server_->max_request_bytes, " bytes, got ",
+                                                     request_.Length()));
+  }
   auto wire = TakeSlices(&request_);
   if (!wire.ok()) return wire.status();
   auto decoded = DecodeInfer((*wire)->pieces);

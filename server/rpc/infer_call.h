@@ -17,6 +17,7 @@
 #include <grpcpp/support/byte_buffer.h>
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 
@@ -24,7 +25,7 @@
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
 #include "server/base/mutex.h"
-#include "server/batching/batcher.h"
+#include "server/batching/batchers.h"
 #include "server/rpc/decode.h"
 #include "server/rpc/encode.h"
 #include "server/rpc/inference_service.h"
@@ -44,6 +45,8 @@ class InferCall {
     Metrics* metrics;
     const Clock* clock;
     OpenCalls* calls;
+    // Of one request.
+    size_t max_request_bytes;
   };
 
   // Waits for one call on `queue`.

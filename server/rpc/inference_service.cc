@@ -1,10 +1,14 @@
 #include "server/rpc/inference_service.h"
 
+#include <algorithm>
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/base/printable.h"
 #include "server/rpc/describe.h"
+#include "server/rpc/load_overrides.h"
 #include "server/rpc/lookup.h"
 #include "server/rpc/status.h"
 
@@ -19,17 +23,20 @@ constexpr const char* kExtensions[] = {"model_repository", "model_configuration"
 // Where a device offers it.
 constexpr char kCudaSharedMemory[] = "cuda_shared_memory";
 
-using RepositoryParameters =
-    google::protobuf::Map<std::string, inference::ModelRepositoryParameter>;
+struct Found {
+  std::shared_ptr<Model> model;
+  std::shared_ptr<const ModelVersion> version;
+};
 
-absl::StatusOr<std::shared_ptr<const ModelVersion>> FindVersion(const Registry& registry,
-                                                                const std::string& name,
-                                                                const std::string& version) {
+absl::StatusOr<Found> FindVersion(const Registry& registry, const std::string& name,
+                                  const std::string& version) {
   const auto wanted = ParseVersion(version);
   if (!wanted.ok()) return wanted.status();
-  const auto model = FindModel(registry, name);
+  auto model = FindModel(registry, name);
   if (!model.ok()) return model.status();
-  return PinVersion(**model, *wanted);
+  auto pinned = PinVersion(**model, *wanted);
+  if (!pinned.ok()) return pinned.status();
+  return Found{*std::move(model), *std::move(pinned)};
 }
 
 absl::Status CheckRepositoryName(const std::string& name) {
@@ -37,19 +44,6 @@ absl::Status CheckRepositoryName(const std::string& name) {
   return absl::UnimplementedError(
       absl::StrCat("repository_name '", Printable(name),
                    "': the server has one repository, expected no repository_name"));
-}
-
-// What a client may add to a load or an unload changes nothing here, and is refused rather than
-// ignored; all but `accepted`.
-absl::Status CheckRepositoryParameters(const RepositoryParameters& parameters,
-                                       const char* accepted) {
-  for (const auto& [name, value] : parameters) {
-    if (name == accepted) continue;
-    return absl::UnimplementedError(
-        absl::StrCat("parameter '", Printable(name),
-                     "' is not supported: a model is what its folder in the repository holds"));
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -73,9 +67,9 @@ grpc::Status InferenceService::ModelReady(grpc::ServerContext*,
                                           const inference::ModelReadyRequest* request,
                                           inference::ModelReadyResponse* response) {
   const OpenCall call(calls_);
-  const auto version = FindVersion(*registry_, request->name(), request->version());
-  if (absl::IsInvalidArgument(version.status())) return ToGrpcStatus(version.status());
-  response->set_ready(version.ok());
+  const auto found = FindVersion(*registry_, request->name(), request->version());
+  if (absl::IsInvalidArgument(found.status())) return ToGrpcStatus(found.status());
+  response->set_ready(found.ok());
   return grpc::Status::OK;
 }
 
@@ -94,9 +88,14 @@ grpc::Status InferenceService::ModelMetadata(grpc::ServerContext*,
                                              const inference::ModelMetadataRequest* request,
                                              inference::ModelMetadataResponse* response) {
   const OpenCall call(calls_);
-  const auto version = FindVersion(*registry_, request->name(), request->version());
-  if (!version.ok()) return ToGrpcStatus(version.status());
-  *response = DescribeMetadata(**version);
+  const auto found = FindVersion(*registry_, request->name(), request->version());
+  if (!found.ok()) return ToGrpcStatus(found.status());
+  std::vector<int64_t> numbers = AnsweringNumbers(found->model->serving());
+  // It may have ceased to answer since.
+  const int64_t number = found->version->number;
+  const auto at = std::lower_bound(numbers.begin(), numbers.end(), number);
+  if (at == numbers.end() || *at != number) numbers.insert(at, number);
+  *response = DescribeMetadata(*found->version, numbers);
   return grpc::Status::OK;
 }
 
@@ -104,9 +103,9 @@ grpc::Status InferenceService::ModelConfig(grpc::ServerContext*,
                                            const inference::ModelConfigRequest* request,
                                            inference::ModelConfigResponse* response) {
   const OpenCall call(calls_);
-  const auto version = FindVersion(*registry_, request->name(), request->version());
-  if (!version.ok()) return ToGrpcStatus(version.status());
-  *response->mutable_config() = DescribeConfig(**version);
+  const auto found = FindVersion(*registry_, request->name(), request->version());
+  if (!found.ok()) return ToGrpcStatus(found.status());
+  *response->mutable_config() = DescribeConfig(*found->version);
   return grpc::Status::OK;
 }
 
@@ -115,13 +114,10 @@ grpc::Status InferenceService::ModelStatistics(grpc::ServerContext*,
                                                inference::ModelStatisticsResponse* response) {
   const OpenCall call(calls_);
   if (!request->name().empty()) {
-    const auto version = FindVersion(*registry_, request->name(), request->version());
-    if (!version.ok()) return ToGrpcStatus(version.status());
-    // The model may have gone since; then it has no statistics either.
-    const auto model = FindModel(*registry_, request->name());
-    if (!model.ok()) return ToGrpcStatus(model.status());
-    *response->add_model_stats() =
-        DescribeStatistics((*model)->name(), (*version)->number, (*model)->statistics().Snapshot());
+    const auto found = FindVersion(*registry_, request->name(), request->version());
+    if (!found.ok()) return ToGrpcStatus(found.status());
+    *response->add_model_stats() = DescribeStatistics(found->model->name(), found->version->number,
+                                                      found->model->statistics().Snapshot());
     return grpc::Status::OK;
   }
   if (!request->version().empty()) {
@@ -143,9 +139,11 @@ grpc::Status InferenceService::RepositoryIndex(grpc::ServerContext*,
   const absl::Status name = CheckRepositoryName(request->repository_name());
   if (!name.ok()) return ToGrpcStatus(name);
   for (const std::shared_ptr<Model>& model : registry_->Models()) {
-    const std::shared_ptr<const ModelVersion> live = model->Pin();
-    if (request->ready() && live == nullptr) continue;
-    *response->add_models() = DescribeIndex(model->name(), live.get(), model->progress());
+    const IndexedModel indexed{model->name(), model->serving(), model->progress(),
+                               model->records()};
+    for (auto& entry : DescribeIndex(indexed, request->ready())) {
+      *response->add_models() = std::move(entry);
+    }
   }
   return grpc::Status::OK;
 }
@@ -154,10 +152,14 @@ grpc::Status InferenceService::RepositoryModelLoad(
     grpc::ServerContext*, const inference::RepositoryModelLoadRequest* request,
     inference::RepositoryModelLoadResponse*) {
   const OpenCall call(calls_);
-  absl::Status status = CheckRepositoryName(request->repository_name());
-  if (status.ok()) status = CheckRepositoryParameters(request->parameters(), "");
-  if (status.ok()) status = control_->Load(request->model_name(), {});
-  return ToGrpcStatus(status);
+  const absl::Status name = CheckRepositoryName(request->repository_name());
+  if (!name.ok()) return ToGrpcStatus(name);
+  // The message is this call's alone, and gRPC has no further use of it: up to 2 GiB of weights
+  // are not copied.
+  auto overrides = TakeLoadOverrides(const_cast<inference::RepositoryModelLoadRequest*>(request),
+                                     inline_weights_max_bytes_);
+  if (!overrides.ok()) return ToGrpcStatus(overrides.status());
+  return ToGrpcStatus(control_->Load(request->model_name(), *std::move(overrides)));
 }
 
 grpc::Status InferenceService::RepositoryModelUnload(
@@ -165,8 +167,12 @@ grpc::Status InferenceService::RepositoryModelUnload(
     inference::RepositoryModelUnloadResponse*) {
   const OpenCall call(calls_);
   absl::Status status = CheckRepositoryName(request->repository_name());
-  // No model depends on another, so that this is done by doing nothing.
-  if (status.ok()) status = CheckRepositoryParameters(request->parameters(), "unload_dependents");
+  for (const auto& [name, value] : request->parameters()) {
+    // No model depends on another, so that this is done by doing nothing.
+    if (name == "unload_dependents" || !status.ok()) continue;
+    status = absl::UnimplementedError(
+        absl::StrCat("parameter '", Printable(name), "' is not supported, expected none"));
+  }
   if (status.ok()) status = control_->Unload(request->model_name());
   return ToGrpcStatus(status);
 }

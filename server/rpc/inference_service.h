@@ -6,6 +6,7 @@
 #ifndef SCONCE_SERVER_RPC_INFERENCE_SERVICE_H_
 #define SCONCE_SERVER_RPC_INFERENCE_SERVICE_H_
 
+#include <cstdint>
 #include <string>
 #include <utility>
 
@@ -20,14 +21,16 @@ namespace sconce {
 class InferenceService final : public inference::GRPCInferenceService::WithRawMethod_ModelInfer<
                                    inference::GRPCInferenceService::Service> {
  public:
-  // `version` is the server's.
+  // `version` is the server's; `inline_weights_max_bytes` what a load may bring, 0: nothing.
   InferenceService(const Registry* registry, RepositoryControl* control,
-                   SharedMemoryRegions* regions, OpenCalls* calls, std::string version)
+                   SharedMemoryRegions* regions, OpenCalls* calls, std::string version,
+                   int64_t inline_weights_max_bytes)
       : registry_(registry),
         control_(control),
         regions_(regions),
         calls_(calls),
-        version_(std::move(version)) {}
+        version_(std::move(version)),
+        inline_weights_max_bytes_(inline_weights_max_bytes) {}
 
   grpc::Status ServerLive(grpc::ServerContext*, const inference::ServerLiveRequest*,
                           inference::ServerLiveResponse*) override;
@@ -70,6 +73,7 @@ class InferenceService final : public inference::GRPCInferenceService::WithRawMe
   SharedMemoryRegions* const regions_;
   OpenCalls* const calls_;
   const std::string version_;
+  const int64_t inline_weights_max_bytes_;
 };
 
 }  // namespace sconce

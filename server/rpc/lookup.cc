@@ -1,8 +1,13 @@
 #include "server/rpc/lookup.h"
 
+#include <algorithm>
+#include <set>
+
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "server/base/printable.h"
+#include "server/base/version_state.h"
 
 namespace sconce {
 
@@ -28,19 +33,34 @@ absl::StatusOr<int64_t> ParseVersion(const std::string& version) {
 }
 
 absl::StatusOr<std::shared_ptr<const ModelVersion>> PinVersion(const Model& model, int64_t wanted) {
-  std::shared_ptr<const ModelVersion> version = model.Pin();
-  if (version == nullptr) {
+  std::shared_ptr<const ModelVersion> version = wanted == 0 ? model.Pin() : model.Pin(wanted);
+  if (version != nullptr) return version;
+  const std::vector<int64_t> answering = AnsweringNumbers(model.serving());
+  if (wanted == 0 || answering.empty()) {
     const Model::Progress progress = model.progress();
     return absl::UnavailableError(absl::StrCat("model '", model.name(), "' is not ready: ",
                                                !progress.last_error.empty() ? progress.last_error
                                                : progress.loading           ? "it is being loaded"
                                                                             : "it is not loaded"));
   }
-  if (wanted != 0 && wanted != version->number) {
-    return absl::NotFoundError(absl::StrCat("model '", model.name(), "' has no version ", wanted,
-                                            ", it serves version ", version->number));
-  }
-  return version;
+  const std::vector<VersionRecord> records = model.records();
+  const auto known =
+      std::find_if(records.rbegin(), records.rend(),
+                   [wanted](const VersionRecord& record) { return record.number == wanted; });
+  return absl::NotFoundError(absl::StrCat(
+      "model '", model.name(), "' has no version ", wanted,
+      known == records.rend()
+          ? std::string()
+          : absl::StrCat(" that answers (it is ", std::string(VersionStateName(known->state)), ")"),
+      ", it serves version", answering.size() == 1 ? " " : "s ", absl::StrJoin(answering, ", ")));
+}
+
+std::vector<int64_t> AnsweringNumbers(const Serving& serving) {
+  std::set<int64_t> numbers;
+  if (serving.live != nullptr) numbers.insert(serving.live->number);
+  if (serving.canary != nullptr) numbers.insert(serving.canary->number);
+  for (const auto& [number, version] : serving.others) numbers.insert(number);
+  return {numbers.begin(), numbers.end()};
 }
 
 }  // namespace sconce

@@ -27,6 +27,7 @@ struct Runner {
   absl::StatusOr<int> operator()(const DevicesOptions& options) {
     return Devices(options, console);
   }
+  absl::StatusOr<int> operator()(const CtlOptions& options) { return Ctl(options, console); }
   absl::StatusOr<int> operator()(const ConvertOptions& options) {
     return Interruptible(
         [&](const Interruption& interruption) { return Convert(options, interruption, console); });
@@ -48,7 +49,7 @@ struct Runner {
 };
 
 std::string NameOf(const ToolOptions& options) {
-  constexpr const char* kNames[] = {"inspect", "check", "diff", "convert", "merge", "devices"};
+  constexpr const char* kNames[] = {"inspect", "check", "diff", "convert", "merge", "devices", "ctl"};
   return absl::StrCat("sconce ", kNames[options.index()]);
 }
 

@@ -6,6 +6,7 @@
 
 #include "server/tools/check.h"
 #include "server/tools/convert.h"
+#include "server/tools/ctl.h"
 #include "server/tools/devices.h"
 #include "server/tools/diff.h"
 #include "server/tools/inspect.h"
@@ -14,7 +15,7 @@
 namespace sconce::tools {
 
 using ToolOptions = std::variant<InspectOptions, CheckOptions, DiffOptions, ConvertOptions,
-                                 MergeOptions, DevicesOptions>;
+                                 MergeOptions, DevicesOptions, CtlOptions>;
 
 // 0: done, or yes. 1: no, of `check` and `diff`. 2: could not be done; why is on stderr. 128 + n:
 // ended by signal n. To be called once, before the process has other threads.

@@ -43,7 +43,9 @@ class DirectReadsTest : public SimTest {
   absl::StatusOr<std::unique_ptr<ModelVersion>> Load(bool direct_storage,
                                                      const CheckpointOptions& options = {}) {
     TorchVersionLoader loader({sim0_, sim1_}, options, &health_, direct_storage);
-    return loader.Load(request_);
+    auto loaded = loader.Load(request_);
+    if (!loaded.ok()) return loaded.status();
+    return std::move(loaded->version);
   }
 
   static std::string Answer(const ModelVersion& version, size_t replica) {

@@ -84,32 +84,65 @@ bool WaitUntil(const std::function<bool()>& condition) {
   return true;
 }
 
-ServingStack::ServingStack(std::vector<c10::Device> devices, int64_t max_batch_size)
-    : config_([max_batch_size] {
-        ModelConfig config;
-        config.max_batch_size = max_batch_size;
-        return config;
-      }()),
-      loader_(std::move(devices), CheckpointOptions{}, &health_) {
+ServingStack::ServingStack(std::vector<c10::Device> devices, ModelConfig config)
+    : config_(std::move(config)), loader_(std::move(devices), CheckpointOptions{}, &health_) {
   registry_.AddObserver(&batchers_);
   health_.SetObserver([this](const std::string&, const std::string&) { batchers_.CheckHealth(); });
 }
 
 ServingStack::~ServingStack() { Clear(); }
 
-absl::Status ServingStack::Load(int64_t number) {
+absl::Status ServingStack::Load(int64_t number, bool publish) {
+  steps_.clear();
   LoadRequest request;
   request.model = "m";
   request.weights_path = folder_.Path("model.safetensors");
+  request.golden_paths = golden_;
   request.config = config_;
   request.number = number;
-  const absl::Status written = WriteWeights(number, request.weights_path);
-  if (!written.ok()) return written;
-  auto version = loader_.Load(request);
-  if (!version.ok()) return version.status();
+  const std::shared_ptr<Model> model = registry_.Add("m");
+  request.live = model->Pin();
+  request.gate = &batchers_;
+  request.release_retained = [this](Retained) { return ReleaseRetained(); };
+  request.retire_live = [this, model](const std::string& reason) {
+    MutexLock lock(&mutex_);
+    retired_because_ = reason;
+    registry_.Retire(model);
+  };
+  request.on_step = [this](VersionState step, Duration) { steps_.push_back(step); };
+  if (absl::Status written = WriteWeights(number, request.weights_path); !written.ok()) {
+    return written;
+  }
+  auto loaded = loader_.Load(request);
+  if (!loaded.ok()) return loaded.status();
   ++owned_;
-  registry_.Publish(registry_.Add("m"), reaper_.Own(*std::move(version)));
+  std::shared_ptr<const ModelVersion> version = reaper_.Own(std::move(loaded->version));
+  if (!publish) return absl::OkStatus();
+  registry_.Publish(model, std::move(version));
+  if (loaded->in_place != nullptr) {
+    loaded->in_place->Commit();
+  } else if (request.live != nullptr && config_.retained_versions > 0) {
+    retained_.push_back(std::move(request.live));
+    if (static_cast<int32_t>(retained_.size()) > config_.retained_versions) retained_.pop_front();
+  }
   return absl::OkStatus();
+}
+
+bool ServingStack::ReleaseRetained() {
+  if (retained_.empty()) return false;
+  retained_.pop_front();
+  ++released_;
+  return reaper_.AwaitDropped(std::chrono::seconds(10));
+}
+
+void ServingStack::RollBack() {
+  registry_.Publish(registry_.Find("m"), std::move(retained_.back()));
+  retained_.pop_back();
+}
+
+std::string ServingStack::retired_because() const {
+  MutexLock lock(&mutex_);
+  return retired_because_;
 }
 
 bool ServingStack::AwaitOneVersion() {
@@ -117,6 +150,7 @@ bool ServingStack::AwaitOneVersion() {
 }
 
 void ServingStack::Clear() {
+  retained_.clear();
   registry_.Remove("m");
   WaitUntil([this] { return reaper_.reaped() == owned_; });
 }

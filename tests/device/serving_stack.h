@@ -1,6 +1,6 @@
 // The server's own parts from a weights file to an answer, on simulated devices, without network
-// and watcher: the loader, the registry, the batcher, the reaper; and weights whose answers tell
-// which version gave them.
+// and watcher: the loader, the registry, the batcher, the reaper; versions that are retained; and
+// weights whose answers tell which version gave them.
 #ifndef SCONCE_TESTS_DEVICE_SERVING_STACK_H_
 #define SCONCE_TESTS_DEVICE_SERVING_STACK_H_
 
@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <future>
 #include <memory>
@@ -20,11 +21,11 @@
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
 #include "server/base/mutex.h"
-#include "server/batching/batcher.h"
+#include "server/batching/batchers.h"
 #include "server/device/device_health.h"
+#include "server/loader/torch_version_loader.h"
 #include "server/registry/reaper.h"
 #include "server/registry/registry.h"
-#include "server/loader/torch_version_loader.h"
 #include "tests/support/temp_dir.h"
 
 namespace sconce {
@@ -37,12 +38,35 @@ bool WaitUntil(const std::function<bool()>& condition);
 
 class ServingStack {
  public:
-  explicit ServingStack(std::vector<c10::Device> devices, int64_t max_batch_size = 4);
+  // Batches of up to 4 rows, and nothing else out of the ordinary, unless `config` says so.
+  explicit ServingStack(std::vector<c10::Device> devices, ModelConfig config = SmallBatches());
   ~ServingStack();
 
-  // Loads version `number` and publishes it.
-  absl::Status Load(int64_t number);
+  static ModelConfig SmallBatches() {
+    ModelConfig config;
+    config.max_batch_size = 4;
+    config.retained_versions = 0;
+    return config;
+  }
+  ModelConfig& config() { return config_; }
+  // The model's golden samples from now on.
+  void SetGolden(std::vector<std::string> paths) { golden_ = std::move(paths); }
+
+  // Loads version `number` and publishes it. The weights of two versions differ in a third of their
+  // bytes. With `publish` false it is withdrawn instead, when all is proven.
+  absl::Status Load(int64_t number, bool publish = true);
+  // The last retained version answers again.
+  void RollBack();
+  // Steps of the last load.
+  const std::vector<VersionState>& steps() const { return steps_; }
+  // How often a retained version was let go because a load wanted its memory.
+  int64_t released() const { return released_; }
+  // Why the model was taken out of service; empty: it was not.
+  std::string retired_because() const;
+  std::shared_ptr<const ModelVersion> live() const { return registry_.Find("m")->Pin(); }
+
   // Waits until every version but the one that serves is gone; false if that takes too long.
+  // REQUIRES: none is retained.
   bool AwaitOneVersion();
   // Takes the model out of service and waits until every version is gone.
   void Clear();
@@ -59,7 +83,15 @@ class ServingStack {
   std::future<Answer> Ask(std::vector<float> values);
 
  private:
-  const ModelConfig config_;
+  bool ReleaseRetained();
+
+  ModelConfig config_;
+  std::vector<std::string> golden_;
+  std::vector<VersionState> steps_;
+  std::deque<std::shared_ptr<const ModelVersion>> retained_;  // the newest last
+  int64_t released_ = 0;
+  mutable Mutex mutex_;
+  std::string retired_because_ ABSL_GUARDED_BY(mutex_);
   TempDir folder_;
   DeviceHealth health_;
   Metrics metrics_;

@@ -3,6 +3,7 @@
 #include "server/loader/torch_version_loader.h"
 
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <string>
 #include <thread>
@@ -45,7 +46,11 @@ class TorchVersionLoaderTest : public SimTest {
     ASSERT_TRUE(written.ok()) << written;
   }
 
-  absl::StatusOr<std::unique_ptr<ModelVersion>> Load() { return loader_.Load(request_); }
+  absl::StatusOr<std::unique_ptr<ModelVersion>> Load() {
+    auto loaded = loader_.Load(request_);
+    if (!loaded.ok()) return loaded.status();
+    return std::move(loaded->version);
+  }
 
   static std::vector<std::string> Devices(const ModelVersion& version) {
     std::vector<std::string> devices;
@@ -159,6 +164,7 @@ TEST_F(TorchVersionLoaderTest, SecondVersionIsRefusedBeforeItTakesMemory) {
   const simdevice::Statistics before = simdevice::StatisticsOf(sim0_);
   // Room for the weights, not for what batches were seen to take.
   simdevice::LimitMemory(sim0_, before.live_bytes + 261'000);
+  WriteWeights(2);
   const auto second = Load();
   EXPECT_EQ(second.status().code(), kExhausted);
   const std::string message(second.status().message());
@@ -267,7 +273,7 @@ TEST_F(TorchVersionLoaderTest, CacheGoesBackWhenAVersionIsDestroyed) {
 
 TEST_F(TorchVersionLoaderTest, LoadsAtTheSameTimeAllSucceed) {
   std::vector<std::thread> threads;
-  std::vector<absl::StatusOr<std::unique_ptr<ModelVersion>>> versions(4);
+  std::vector<absl::StatusOr<LoadedVersion>> versions(4);
   for (size_t i = 0; i < versions.size(); ++i) {
     threads.emplace_back([&, i] {
       LoadRequest request = request_;
@@ -278,6 +284,90 @@ TEST_F(TorchVersionLoaderTest, LoadsAtTheSameTimeAllSucceed) {
   }
   for (std::thread& thread : threads) thread.join();
   for (const auto& version : versions) EXPECT_TRUE(version.ok()) << version.status();
+}
+
+TEST_F(TorchVersionLoaderTest, AnotherModelWithTheSameTensorsTakesOnlyWhatDiffers) {
+  for (const Kind kind : {Kind::kGpu, Kind::kCpu}) {
+    request_.model = "m";
+    request_.weights_path = dir_.Path("model.safetensors");
+    request_.config.instances = {{1, kind, {}}};
+    if (kind == Kind::kGpu) request_.config.instances[0].gpus = {0};
+    const auto first = Load();
+    ASSERT_TRUE(first.ok()) << first.status();
+    EXPECT_EQ((*first)->shared_bytes, 0);
+
+    StateDict weights = RandomWeights(*net_, 1);
+    for (StateEntry& entry : weights.tensors) {
+      if (entry.name == "bias") entry.tensor = entry.tensor.add(1);
+    }
+    ASSERT_TRUE(WriteSafetensors(weights, dir_.Path("other.safetensors")).ok());
+    request_.model = "n";
+    request_.weights_path = dir_.Path("other.safetensors");
+    // By its header it does not fit.
+    simdevice::LimitMemory(sim0_, simdevice::StatisticsOf(sim0_).live_bytes + 200'000);
+    const int64_t live = simdevice::StatisticsOf(sim0_).live_bytes;
+    const auto second = Load();
+    ASSERT_TRUE(second.ok()) << second.status();
+    EXPECT_EQ((*second)->shared_bytes, 256'000);
+    EXPECT_NE((*second)->weights_id, (*first)->weights_id);
+    EXPECT_LT(simdevice::StatisticsOf(sim0_).live_bytes, live + 200'000);
+    EXPECT_NE(Bytes(Run(**second, 0)[0]), Bytes(Run(**first, 0)[0]));
+    simdevice::Reset();
+  }
+}
+
+TEST_F(TorchVersionLoaderTest, RecentRequestsAreAnsweredAlikeOrTheFileIsRefused) {
+  request_.config.proof.agreement_requests = 2;
+  const auto live = Load();
+  ASSERT_TRUE(live.ok()) << live.status();
+  const HostTensor output = Run(**live, 0)[0];
+  const auto request_with = [&](std::vector<float> input) {
+    auto recent = std::make_shared<RecentRequest>();
+    recent->version = 1;
+    recent->inputs.push_back({DType::kFloat32, {1, 64}, std::vector<std::byte>(4 * 64)});
+    std::memcpy(recent->inputs[0].bytes.data(), input.data(), 4 * 64);
+    recent->outputs.push_back({DType::kFloat32,
+                               output.shape,
+                               {output.bytes.data(), output.bytes.data() + output.bytes.size()}});
+    return recent;
+  };
+  std::vector<float> asked(64);
+  for (size_t i = 0; i < 64; ++i) asked[i] = static_cast<float>(i) / 64;
+  const auto good = request_with(asked);
+  const auto wrong = request_with(std::vector<float>(64, 9));
+  auto other = std::make_shared<RecentRequest>(*wrong);
+  other->inputs[0].shape = {2, 32};
+
+  // The last two count, and what the model does not take any more proves nothing.
+  request_.recent = {wrong, good, other};
+  const auto alike = Load();
+  EXPECT_TRUE(alike.ok()) << alike.status();
+  const int64_t bytes = LiveBytes();
+  request_.recent = {good, wrong};
+  const auto refused = Load();
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument) << refused.status();
+  EXPECT_THAT(std::string(refused.status().message()),
+              HasSubstr("recent request 2 of 2, as version 1 answered it: output '"));
+  EXPECT_EQ(LiveBytes(), bytes);
+  request_.config.proof.agreement_requests = 0;
+  EXPECT_TRUE(Load().ok());
+}
+
+TEST_F(TorchVersionLoaderTest, WeightsThatAreNotFiniteAreRefusedUnlessAllowed) {
+  StateDict weights = RandomWeights(*net_, 1);
+  for (StateEntry& entry : weights.tensors) {
+    if (entry.name == "bias") entry.tensor[17] = std::numeric_limits<float>::quiet_NaN();
+  }
+  ASSERT_TRUE(WriteSafetensors(weights, request_.weights_path).ok());
+  for (const Kind kind : {Kind::kGpu, Kind::kCpu}) {
+    request_.config.instances = {{1, kind, {}}};
+    request_.config.proof.allow_non_finite = false;
+    const auto refused = Load();
+    EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument) << refused.status();
+    EXPECT_THAT(std::string(refused.status().message()), HasSubstr("bias"));
+    request_.config.proof.allow_non_finite = true;
+    EXPECT_TRUE(Load().ok());
+  }
 }
 
 TEST_F(TorchVersionLoaderTest, PixelsTakeThePlaceOfAnImage) {

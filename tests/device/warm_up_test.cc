@@ -152,10 +152,22 @@ TEST_F(WarmUpTest, OpenDimensionsAreRunAsTheArchitectureHasThemAndWithoutGraphs)
   EXPECT_TRUE(replica->Run({{Staged(*replica, {3, 5}, 1)}, {}, {}}).ok());
 }
 
-TEST_F(WarmUpTest, OnTheCpuOneRowIsEnoughUnlessTheLargestBatchIsCheap) {
+TEST_F(WarmUpTest, OnTheCpuEveryBucketIsRunAndOthersMayComputeBetween) {
+  const auto replica = Recorder(c10::kCPU);
+  std::vector<size_t> ran_before;
+  CpuWarmUp first;
+  first.between = [&] { ran_before.push_back(rows_.size()); };
+  ASSERT_TRUE(WarmUp(*replica, signature_, signature_, 6, first).ok());
+  EXPECT_THAT(rows_, ElementsAre(1, 2, 4, 6));
+  EXPECT_THAT(ran_before, ElementsAre(1, 2, 3));
+}
+
+TEST_F(WarmUpTest, OnTheCpuOneRowOfAKnownNetworkIsEnoughUnlessTheLargestBatchIsCheap) {
+  CpuWarmUp known;
+  known.known = true;
   const auto cheap = Recorder(c10::kCPU);
-  ASSERT_TRUE(WarmUp(*cheap, signature_, signature_, 2).ok());
-  EXPECT_THAT(rows_, ElementsAre(1, 2));
+  ASSERT_TRUE(WarmUp(*cheap, signature_, signature_, 6, known).ok());
+  EXPECT_THAT(rows_, ElementsAre(1, 6));
   rows_.clear();
   TorchReplica slow(MakeFunction({8},
                                  [this](const at::Tensor& x) {
@@ -164,7 +176,7 @@ TEST_F(WarmUpTest, OnTheCpuOneRowIsEnoughUnlessTheLargestBatchIsCheap) {
                                    return x.add(1);
                                  }),
                     c10::kCPU, {}, nullptr);
-  ASSERT_TRUE(WarmUp(slow, signature_, signature_, 6).ok());
+  ASSERT_TRUE(WarmUp(slow, signature_, signature_, 6, known).ok());
   EXPECT_THAT(rows_, ElementsAre(1));
 }
 

@@ -93,7 +93,9 @@ absl::StatusOr<std::unique_ptr<ModelVersion>> TryLoad(const Network& network,
   static DeviceHealth never_lost;  // outlives every version
   TorchVersionLoader loader(devices, CheckpointOptions{},
                             settings.health == nullptr ? &never_lost : settings.health);
-  return loader.Load(request);
+  auto loaded = loader.Load(request);
+  if (!loaded.ok()) return loaded.status();
+  return std::move(loaded->version);
 }
 
 std::unique_ptr<ModelVersion> Load(const Network& network, c10::Device device,

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "models/catalog.h"
-#include "server/device/upload/weights_upload.h"
+#include "server/device/upload/pooled_weights.h"
 #include "server/weights/load_state_dict.h"
 #include "server/weights/state_dict.h"
 #include "tests/gpu/backend.h"
@@ -38,21 +38,23 @@ TEST_P(GpuUpload, PutsTheBitsOfTheFileOnEveryDevice) {
   ASSERT_TRUE(LoadStateDict(*expected, *state, options).ok());
 
   std::vector<std::unique_ptr<models::Net>> nets;
-  std::vector<UploadTarget> targets;
+  std::vector<WeightsTarget> targets;
   for (const c10::Device device : Devices()) {
     nets.push_back(NewNet(**checkpoint));
-    targets.push_back({c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device),
-                       nets.back().get()});
+    targets.push_back(
+        {device, c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device)});
   }
   const auto fit = FitStateDict(*nets[0], OutlineStateDict(**checkpoint), options);
   ASSERT_TRUE(fit.ok()) << fit.status();
   const auto plan = PlanUpload(**checkpoint, *nets[0], *fit, options.form);
   ASSERT_TRUE(plan.ok()) << plan.status();
   DeviceHealth health;
-  const auto id = UploadWeights(**checkpoint, *plan, targets, &health);
-  ASSERT_TRUE(id.ok()) << id.status();
-  EXPECT_EQ(*id, state->weights_id);
+  TensorPool pool;
+  const auto loaded = LoadWeights(**checkpoint, *plan, targets, {&pool, &health});
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->weights_id, state->weights_id);
   for (size_t d = 0; d < nets.size(); ++d) {
+    loaded->resident[d]->AssignTo(*nets[d]);
     const auto got = nets[d]->State(), want = expected->State();
     ASSERT_EQ(got.size(), want.size());
     for (size_t i = 0; i < got.size(); ++i) {

@@ -16,7 +16,10 @@ import urllib.request
 import grpc
 import numpy as np
 import tritonclient.grpc as triton
+from google.protobuf import descriptor_pool, message_factory
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase)
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -100,6 +103,7 @@ class Server:
         self.repository = pathlib.Path(repository)
         self._stopped = False
         self._channel = None
+        self._admin = None
         device = device or DEVICE
         if binary is None:
             binary = SIM_BINARY if device.startswith("sim") else BINARY
@@ -148,6 +152,34 @@ class Server:
 
     def client(self):
         return triton.InferenceServerClient(self.grpc_address)
+
+    def admin(self, method, **fields):
+        """The answer of a method of the admin service, whose messages the server describes itself."""
+        if self._admin is None:
+            database = ProtoReflectionDescriptorDatabase(self.channel)
+            self._admin = descriptor_pool.DescriptorPool(database).FindServiceByName(
+                "sconce.admin.v1.Admin")
+        described = self._admin.methods_by_name[method]
+        call = self.channel.unary_unary(
+            f"/{self._admin.full_name}/{method}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=message_factory.GetMessageClass(
+                described.output_type).FromString)
+        return call(message_factory.GetMessageClass(described.input_type)(**fields),
+                    timeout=PATIENCE)
+
+    def load(self, model, config=None, files=None):
+        """RepositoryModelLoad; with weights of its own where `files`, {name: bytes}, has some."""
+        message = service_pb2.RepositoryModelLoadRequest(model_name=model)
+        if config is not None or files:
+            message.parameters["config"].string_param = config or "{}"
+        for name, data in (files or {}).items():
+            message.parameters[f"file:{name}"].bytes_param = data
+        self.stub.RepositoryModelLoad(message, timeout=PATIENCE)
+
+    def unload(self, model):
+        self.stub.RepositoryModelUnload(
+            service_pb2.RepositoryModelUnloadRequest(model_name=model), timeout=PATIENCE)
 
     @property
     def channel(self):
@@ -208,9 +240,9 @@ class Server:
         wait_until(lambda: self.model_ready(model), f"model {model} to be ready")
 
     def index(self):
-        """RepositoryIndex by model name."""
+        """RepositoryIndex by model name: the first entry of each, which tells what it is now."""
         reply = self.stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=10)
-        return {entry.name: entry for entry in reply.models}
+        return {entry.name: entry for entry in reversed(reply.models)}
 
     def reason(self, model):
         entry = self.index().get(model)

@@ -1,6 +1,7 @@
 """The Dockerfile and the manifests, as far as they can be judged without a cluster."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -99,6 +100,27 @@ def test_objects_refer_to_each_other_by_names_that_exist(manifests, pod, server)
     mounted = {mount["mountPath"]: mount["name"] for mount in server["volumeMounts"]}
     assert mounted[flags_of(server)["model-repository"]] in claims
     assert f"ServiceAccount/{pod['spec']['serviceAccountName']}" in manifests
+
+
+def test_the_network_policy_keeps_others_from_the_grpc_port_alone(tmp_path):
+    parts = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [os.path.relpath(DEPLOY / "overlays" / "cpu", tmp_path)],
+        "components": [os.path.relpath(DEPLOY / "network-policy", tmp_path)],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(parts))
+    items = {item["kind"]: item for item in yaml.safe_load_all(
+        run(TOOLS / "kubectl", "kustomize", tmp_path))}
+    policy = items["NetworkPolicy"]
+    kubernetes_validate.validate(policy, kubernetes_validate.latest_version(), strict=True)
+    pod = items["Deployment"]["spec"]["template"]
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    ports = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+    reach = {rule["ports"][0]["port"]: rule.get("from") for rule in policy["spec"]["ingress"]}
+    assert set(reach) == ports
+    assert reach["grpc"] == [{"podSelector": {"matchLabels": {"sconce-client": "true"}}}]
+    assert reach["http"] is None
 
 
 @pytest.mark.parametrize("where", [*OVERLAYS, "upload"])

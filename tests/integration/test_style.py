@@ -13,8 +13,8 @@ from serving import ROOT, run_sconce
 
 # A folder may include its own headers and those of folders with a lower rank.
 RANK = {
-    "base": 0, "checkpoint": 1, "weights": 2, "device": 3, "tools": 4, "registry": 4,
-    "reload": 5, "batching": 5, "loader": 6, "rpc": 6, "http": 6, "app": 7,
+    "base": 0, "checkpoint": 1, "weights": 2, "device": 3, "registry": 4,
+    "tools": 5, "reload": 5, "batching": 5, "loader": 6, "rpc": 6, "http": 6, "app": 7,
 }
 # Folders without torch.
 TORCH_FREE = ("base", "checkpoint", "registry", "batching", "reload", "rpc", "http")
@@ -152,7 +152,7 @@ def readme():
 def flags_in_help(command):
     """{flag: [default, meaning]} as `--help` tells them."""
     said = {}
-    for line in run_sconce(command, "--help").stdout.partition("\nOptions:\n")[2].splitlines():
+    for line in run_sconce(*command.split(), "--help").stdout.partition("\nOptions:\n")[2].splitlines():
         if not line.startswith("  "):
             break  # the end of the list
         found = re.match(r"  (?:-\w,)?(--[\w-]+) ?(.*?)(?:$|  +(.*))", line)
@@ -178,7 +178,8 @@ def test_readme_tells_flags_defaults_and_meanings_as_help_does(readme):
 
 def test_readme_tells_the_flags_of_the_other_commands_too(readme):
     said = {}
-    for command in ("inspect", "check", "diff", "convert", "merge", "devices"):
+    for command in ("inspect", "check", "diff", "convert", "merge", "devices", "ctl", "ctl status",
+                    "ctl load"):
         for flag, (default, meaning) in flags_in_help(command).items():
             said[command, flag] = [default, meaning]
     written = {}
@@ -216,8 +217,8 @@ def named_tests(text):
     """The tests that a document names, and those of them that are not written."""
     named = re.findall(r"`(\w+Test\.\w+)`", text) + re.findall(r"`(test_\w+)`", text)
     written = set()
-    for path in (ROOT / "tests" / "unit" / "checkpoint").glob("*_test.cc"):
-        found = re.findall(r"^TEST\((\w+), (\w+)\)", path.read_text(), re.MULTILINE)
+    for path in (ROOT / "tests").rglob("*_test.cc"):
+        found = re.findall(r"^TEST(?:_[FP])?\((\w+),\s+(\w+)\)", path.read_text(), re.MULTILINE)
         written.update(f"{suite}.{name}" for suite, name in found)
     for path in (ROOT / "tests" / "integration").glob("test_*.py"):
         written.update(re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE))
@@ -231,6 +232,15 @@ def test_every_test_that_the_checkpoints_document_names_exists():
     # Each row of a table of two or more columns names its test in the last one.
     rows = [line for line in text.splitlines() if line.startswith("| ") and "tests |" not in line]
     assert [row for row in rows if "`" not in row.split("|")[-2] and "security.md" not in row] == []
+
+
+def test_every_test_that_the_hot_swap_document_names_exists():
+    text = (ROOT / "docs" / "hot-swap.md").read_text()
+    named, missing = named_tests(text)
+    assert named and missing == []
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "tests |" not in line]
+    assert len(rows) > 40
+    assert [row for row in rows if "`" not in row.split("|")[-2]] == []
 
 
 def test_every_test_that_the_security_document_names_exists():

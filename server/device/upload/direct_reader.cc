@@ -8,13 +8,12 @@
 
 namespace sconce {
 
-DirectReader::DirectReader(const Checkpoint* checkpoint, const DeviceWeights* weights,
-                           c10::Device device, DirectReads* result)
-    : checkpoint_(checkpoint), weights_(weights), device_(device), result_(result) {}
+DirectReader::DirectReader(const Checkpoint* checkpoint, c10::Device device, DirectReads* result)
+    : checkpoint_(checkpoint), device_(device), result_(result) {}
 
-bool DirectReader::Read(absl::Span<const TensorPiece> pieces) {
+bool DirectReader::Read(absl::Span<const Piece> pieces) {
   const bool all_lie_in_files =
-      std::all_of(pieces.begin(), pieces.end(), [this](const TensorPiece& piece) {
+      std::all_of(pieces.begin(), pieces.end(), [this](const Piece& piece) {
         return checkpoint_->PlaceOf(checkpoint_->tensors()[piece.tensor]).has_value();
       });
   if (!all_lie_in_files) return false;
@@ -23,7 +22,7 @@ bool DirectReader::Read(absl::Span<const TensorPiece> pieces) {
     if (!result_->why_no_more.empty()) return false;
   }
   int64_t bytes = 0;
-  for (const TensorPiece& piece : pieces) {
+  for (const Piece& piece : pieces) {
     const absl::Status read = Guarded(device_.str(), [&] { return ReadPiece(piece); });
     if (!read.ok()) {
       MutexLock lock(&mutex_);
@@ -37,12 +36,11 @@ bool DirectReader::Read(absl::Span<const TensorPiece> pieces) {
   return true;
 }
 
-absl::Status DirectReader::ReadPiece(const TensorPiece& piece) {
+absl::Status DirectReader::ReadPiece(const Piece& piece) {
   const FilePlace place = *checkpoint_->PlaceOf(checkpoint_->tensors()[piece.tensor]);
   const auto file = Opened(place.file);
   if (!file.ok()) return file.status();
-  return (*file)->Read(place.offset + piece.first_byte, weights_->AddressOf(piece),
-                       piece.size_bytes);
+  return (*file)->Read(place.offset + piece.first_byte, piece.address, piece.size_bytes);
 }
 
 absl::StatusOr<const Accelerator::DirectFile*> DirectReader::Opened(const File* file) {

@@ -8,6 +8,8 @@
 
 #include <c10/core/Device.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <map>
 #include <memory>
 
@@ -17,27 +19,32 @@
 #include "server/base/mutex.h"
 #include "server/checkpoint/checkpoint.h"
 #include "server/device/accelerator.h"
-#include "server/device/upload/device_weights.h"
-#include "server/device/upload/weights_upload.h"
+#include "server/device/upload/pooled_weights.h"
 
 namespace sconce {
 
 class DirectReader {
  public:
-  // All outlive it. `device` is where `weights` lie; `result` is told of each read.
-  DirectReader(const Checkpoint* checkpoint, const DeviceWeights* weights, c10::Device device,
-               DirectReads* result);
+  // Bytes of a tensor, and where on the device they go.
+  struct Piece {
+    size_t tensor;
+    int64_t first_byte;
+    int64_t size_bytes;
+    void* address;
+  };
+
+  // Both outlive it; `result` is told of each read.
+  DirectReader(const Checkpoint* checkpoint, c10::Device device, DirectReads* result);
 
   // Whether the pieces were read. Where not, their places hold anything.
   // REQUIRES: the network wants them as they are; whoever had their memory before is done with it.
-  bool Read(absl::Span<const TensorPiece> pieces);
+  bool Read(absl::Span<const Piece> pieces);
 
  private:
   absl::StatusOr<const Accelerator::DirectFile*> Opened(const File* file);
-  absl::Status ReadPiece(const TensorPiece& piece);
+  absl::Status ReadPiece(const Piece& piece);
 
   const Checkpoint* const checkpoint_;
-  const DeviceWeights* const weights_;
   const c10::Device device_;
   Mutex mutex_;
   std::map<const File*, std::unique_ptr<Accelerator::DirectFile>> files_ ABSL_GUARDED_BY(mutex_);

@@ -63,19 +63,28 @@ absl::Status Fits(const DeviceState& device, int32_t replicas, int64_t cap_bytes
   if (device.lost.has_value()) {
     return absl::UnavailableError(absl::StrCat(device.name, " is lost: ", *device.lost));
   }
-  const int64_t needed = device.weights_bytes + replicas * device.replica_bytes;
-  std::string what = absl::StrCat(device.name, ": ", needed, " bytes of memory are needed");
-  if (device.replica_bytes > 0) {
-    absl::StrAppend(&what, " (weights ", device.weights_bytes, ", ", replicas,
-                    replicas == 1 ? " replica of " : " replicas of ", device.replica_bytes, ")");
-  }
-  if (device.is_accelerator && cap_bytes > 0 && needed > cap_bytes) {
+  const int64_t whole = device.weights_bytes + replicas * device.replica_bytes;
+  const int64_t needed = whole - device.shared_bytes;
+  const auto what = [&](int64_t bytes) {
+    std::string text = absl::StrCat(device.name, ": ", bytes, " bytes of memory are needed");
+    if (device.replica_bytes > 0) {
+      absl::StrAppend(&text, " (weights ", bytes - replicas * device.replica_bytes, ", ", replicas,
+                      replicas == 1 ? " replica of " : " replicas of ", device.replica_bytes, ")");
+    }
+    return text;
+  };
+  if (cap_bytes > 0 && whole > cap_bytes) {
     return absl::FailedPreconditionError(
-        absl::StrCat(what, ", device_memory_cap_bytes is ", cap_bytes));
+        absl::StrCat(what(whole), ", device_memory_cap_bytes is ", cap_bytes));
+  }
+  if (cap_bytes > 0 && needed > cap_bytes - device.model_bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        what(needed), ", ", std::max<int64_t>(cap_bytes - device.model_bytes, 0),
+        " are free of the ", cap_bytes, " that device_memory_cap_bytes allows the model"));
   }
   if (device.free_bytes.has_value() && needed > *device.free_bytes) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(what, ", ", *device.free_bytes, " of ", device.total_bytes, " are free"));
+    return absl::ResourceExhaustedError(absl::StrCat(what(needed), ", ", *device.free_bytes, " of ",
+                                                     device.total_bytes, " are free"));
   }
   return absl::OkStatus();
 }
@@ -90,6 +99,7 @@ absl::StatusOr<Placement> PlaceReplicas(absl::Span<const DeviceState> devices, s
   std::vector<int32_t> replicas(devices.size());
   std::vector<bool> named(devices.size());
   std::vector<std::string> left_out;
+  bool short_of_memory = false;
   // What several groups ask of one device adds up, in their order.
   for (const InstanceGroup& group : groups) {
     const absl::StatusOr<Meant> meant = DevicesOf(group, devices, chosen);
@@ -116,7 +126,10 @@ absl::StatusOr<Placement> PlaceReplicas(absl::Span<const DeviceState> devices, s
           all_alike ? code : absl::StatusCode::kResourceExhausted,
           absl::StrCat("no device can take the model: ", absl::StrJoin(refused, "; ", message)));
     }
-    for (const absl::Status& status : refused) left_out.emplace_back(status.message());
+    for (const absl::Status& status : refused) {
+      left_out.emplace_back(status.message());
+      short_of_memory = short_of_memory || absl::IsResourceExhausted(status);
+    }
   }
 
   Placement placement;
@@ -124,6 +137,7 @@ absl::StatusOr<Placement> PlaceReplicas(absl::Span<const DeviceState> devices, s
     if (replicas[i] > 0) placement.devices.push_back({i, replicas[i], named[i]});
   }
   placement.left_out = std::move(left_out);
+  placement.short_of_memory = short_of_memory;
   return placement;
 }
 

@@ -21,15 +21,19 @@ struct DeviceState {
   std::string name;  // "cuda:0"
   bool is_accelerator = false;
   int32_t number = 0;
-  // What can be allocated; none where it is not known or does not matter, as on the CPU.
+  // What can be allocated; none where it is not known.
   std::optional<int64_t> free_bytes;
   int64_t total_bytes = 0;
   // Why it is lost; none while it works.
   std::optional<std::string> lost;
 
-  // Of the version to be placed: what its weights take once, and what each replica takes beside
-  // them, as far as it is known.
+  // What the versions of the model that are there take for their weights.
+  int64_t model_bytes = 0;
+
+  // Of the version to be placed: what its weights take once, what of that is known to be there
+  // already, and what each replica takes beside them, as far as it is known.
   int64_t weights_bytes = 0;
+  int64_t shared_bytes = 0;
   int64_t replica_bytes = 0;
 };
 
@@ -46,16 +50,19 @@ struct Placement {
 
   // For each device that was left out where others serve, a line for the log.
   std::vector<std::string> left_out;
+  // Whether one of them was left out for want of memory that may become free.
+  bool short_of_memory = false;
 };
 
 // `devices`: what --device chose, and the CPU. `chosen`: how many of these --device chose; the CPU
 // comes behind them if it is not one of them. `groups`: no group is one with its defaults.
-// `cap_bytes`: what the model may take of one device's memory; 0: no limit.
+// `cap_bytes`: what the model may take of one device's memory, its versions together; 0: no limit.
 //
 // A device that nobody named and that is lost or too small is left out. INVALID_ARGUMENT where the
 // server has no such device; RESOURCE_EXHAUSTED where one that was named, or all others, are too
-// small: each with what is needed and what is free; FAILED_PRECONDITION where that is the cap's
-// doing, and UNAVAILABLE where devices are lost, of each of them.
+// small, or the cap leaves too little beside the versions that are there: each with what is needed
+// and what is free; FAILED_PRECONDITION where the version alone exceeds the cap, and UNAVAILABLE
+// where devices are lost, of each of them.
 absl::StatusOr<Placement> PlaceReplicas(absl::Span<const DeviceState> devices, size_t chosen,
                                         absl::Span<const InstanceGroup> groups, int64_t cap_bytes);
 

@@ -95,7 +95,8 @@ absl::StatusOr<std::unique_ptr<WeightsSurvey>> SurveyWeights(
     const Checkpoint& checkpoint, const UploadPlan& plan, absl::Span<const WeightsTarget> targets,
     const WeightsOptions& options);
 
-// Weights that were written over others.
+// Weights that were written over others. Others find them in the pool once it is destroyed. What
+// was written over has no tensors any more, so that AssignTo throws there, unless it is undone.
 class Overwrite {
  public:
   virtual ~Overwrite() = default;
@@ -112,7 +113,8 @@ class Overwrite {
 // no more than `keep_bytes`. Where it fails after the first byte was written, what was there is
 // brought back, or `*destroyed` is set.
 // FAILED_PRECONDITION, and nothing was written, where a tensor that changed is in use by another
-// version too, or where `live` was loaded for another architecture, type or layout.
+// version too, or where `live` was loaded for another architecture, type or layout, or its tensors
+// are tied in another way.
 // REQUIRES: `survey` is of the same files, which have not changed since (ABORTED otherwise).
 absl::StatusOr<std::unique_ptr<Overwrite>> OverwriteWeights(
     const Checkpoint& checkpoint, const UploadPlan& plan, absl::Span<const WeightsTarget> targets,

@@ -108,22 +108,13 @@ class Planner {
                      ": the sizes of the tensors add up to more than any memory"));
   }
 
-  Way WayOf(size_t tensor) const {
-    const std::vector<size_t>& blocks = plan_.blocks_of_tensor[tensor];
-    if (blocks.empty()) return Way::kNowhere;
-    const UploadPlan::Block& block = plan_.blocks[blocks[0]];
-    const bool same = blocks.size() == 1 && block.format == at::MemoryFormat::Contiguous &&
-                      block.type == ToScalarType(checkpoint_.tensors()[tensor].dtype);
-    return same ? Way::kAsTheyAre : Way::kCast;
-  }
-
   void Cut(const std::vector<size_t>& order) {
     int64_t filled = 0;  // of the last job's portion
     for (const size_t i : order) {
       const TensorDescriptor& tensor = checkpoint_.tensors()[i];
       const int64_t size = tensor.size_bytes();
       if (plan_.first_of_same_view[i] != i || tensor.sparse.has_value() || size == 0) continue;
-      const Way way = WayOf(i);
+      const Way way = plan_.WayOf(checkpoint_, i);
       const bool joins =
           !plan_.jobs.empty() && plan_.jobs.back().way == way && size <= kPortionBytes - filled;
       if (!joins) {
@@ -150,6 +141,17 @@ class Planner {
 };
 
 }  // namespace
+
+bool UploadPlan::IsAsInFile(const Checkpoint& checkpoint, const Block& block) const {
+  return block.format == at::MemoryFormat::Contiguous &&
+         block.type == ToScalarType(checkpoint.tensors()[*block.tensor].dtype);
+}
+
+UploadPlan::Way UploadPlan::WayOf(const Checkpoint& checkpoint, size_t tensor) const {
+  const std::vector<size_t>& own = blocks_of_tensor[tensor];
+  if (own.empty()) return Way::kNowhere;
+  return own.size() == 1 && IsAsInFile(checkpoint, blocks[own[0]]) ? Way::kAsTheyAre : Way::kCast;
+}
 
 bool UploadPlan::IsCutByRows(size_t tensor) const {
   const std::vector<size_t>& own = blocks_of_tensor[tensor];

@@ -21,7 +21,7 @@
 namespace sconce {
 
 struct UploadPlan {
-  // A part of the one allocation; tied tensors of the network are views of the same.
+  // Memory of one tensor, or of several that are tied.
   struct Block {
     std::optional<size_t> tensor;  // the checkpoint's, by index; none: all elements are `fill`
     double fill = 0;
@@ -44,12 +44,16 @@ struct UploadPlan {
     std::vector<size_t> tensors;
   };
 
-  // Alignment of blocks, and of tensors in a portion.
-  static constexpr int64_t kAlignment = 256;
+  // Of tensors in a portion; and what devices' allocators round the size of a block to.
+  static constexpr int64_t kAlignment = 512;
   static constexpr int64_t Align(int64_t bytes) {
     return (bytes + kAlignment - 1) / kAlignment * kAlignment;
   }
 
+  // Whether the block, which has a tensor, holds the bytes that the file has.
+  bool IsAsInFile(const Checkpoint& checkpoint, const Block& block) const;
+  // What is to be done with a tensor's bytes.
+  Way WayOf(const Checkpoint& checkpoint, size_t tensor) const;
   // Whether a tensor that is cast is cut between rows, because these are laid out anew.
   bool IsCutByRows(size_t tensor) const;
   // A tensor that takes several portions is cut at multiples of that.

@@ -16,32 +16,38 @@ const TimePoint kNow = TimePoint(seconds(1000));
 
 WaitingRequest Rows(int64_t rows) { return {.rows = rows}; }
 
+// Of one version.
+BatchPlan Plan(absl::Span<const WaitingRequest> waiting, TimePoint now, const BatchLimits& limits,
+               TimePoint start = {}) {
+  return PlanBatch(waiting, now, start, {&limits, 1});
+}
+
 TEST(BatchPolicyTest, TakesAllThatWaitsUpToTheLargestBatch) {
   const WaitingRequest waiting[] = {Rows(1), Rows(1), Rows(1)};
-  EXPECT_EQ(PlanBatch(waiting, kNow, {.rows = 8}, {}).take, (Indices{0, 1, 2}));
-  EXPECT_EQ(PlanBatch(waiting, kNow, {.rows = 2}, {}).take, (Indices{0, 1}));
+  EXPECT_EQ(Plan(waiting, kNow, {.rows = 8}).take, (Indices{0, 1, 2}));
+  EXPECT_EQ(Plan(waiting, kNow, {.rows = 2}).take, (Indices{0, 1}));
 }
 
 TEST(BatchPolicyTest, DoesNotWaitForMore) {
   const WaitingRequest waiting[] = {Rows(1)};
-  EXPECT_EQ(PlanBatch(waiting, kNow, {.rows = 64}, {}).take, (Indices{0}));
+  EXPECT_EQ(Plan(waiting, kNow, {.rows = 64}).take, (Indices{0}));
 }
 
 TEST(BatchPolicyTest, ALargeRequestIsNotOvertaken) {
   const WaitingRequest waiting[] = {Rows(3), Rows(4), Rows(1)};
-  EXPECT_EQ(PlanBatch(waiting, kNow, {.rows = 4}, {}).take, (Indices{0}));
+  EXPECT_EQ(Plan(waiting, kNow, {.rows = 4}).take, (Indices{0}));
 }
 
 TEST(BatchPolicyTest, ARequestLargerThanTheBatchGoesAlone) {
   // It was accepted under a configuration that allowed it; the batcher answers it.
   const WaitingRequest waiting[] = {Rows(9), Rows(1)};
-  EXPECT_EQ(PlanBatch(waiting, kNow, {.rows = 4}, {}).take, (Indices{0}));
+  EXPECT_EQ(Plan(waiting, kNow, {.rows = 4}).take, (Indices{0}));
 }
 
 TEST(BatchPolicyTest, OnlyEqualShapesShareABatch) {
   const WaitingRequest waiting[] = {
       {.rows = 1, .shape_key = "a"}, {.rows = 1, .shape_key = "b"}, {.rows = 1, .shape_key = "a"}};
-  EXPECT_EQ(PlanBatch(waiting, kNow, {.rows = 8}, {}).take, (Indices{0, 2}));
+  EXPECT_EQ(Plan(waiting, kNow, {.rows = 8}).take, (Indices{0, 2}));
 }
 
 TEST(BatchPolicyTest, CancelledAndLateRequestsAreGivenUpBeforeTheyCostAnything) {
@@ -51,7 +57,7 @@ TEST(BatchPolicyTest, CancelledAndLateRequestsAreGivenUpBeforeTheyCostAnything) 
                                     {.rows = 1, .deadline = kNow + milliseconds(9)},
                                     {.rows = 1, .deadline = kNow + milliseconds(11)},
                                     {.rows = 1}};
-  const BatchPlan plan = PlanBatch(waiting, kNow, {.rows = 8}, times);
+  const BatchPlan plan = Plan(waiting, kNow, {.rows = 8, .compute_times = &times});
   EXPECT_EQ(plan.cancelled, (Indices{0}));
   EXPECT_EQ(plan.late, (Indices{1}));
   EXPECT_EQ(plan.take, (Indices{2, 3}));
@@ -60,7 +66,7 @@ TEST(BatchPolicyTest, CancelledAndLateRequestsAreGivenUpBeforeTheyCostAnything) 
 TEST(BatchPolicyTest, WithoutAFigureOnlyPassedDeadlinesAreLate) {
   const WaitingRequest waiting[] = {{.rows = 1, .deadline = kNow - milliseconds(1)},
                                     {.rows = 1, .deadline = kNow + milliseconds(1)}};
-  const BatchPlan plan = PlanBatch(waiting, kNow, {.rows = 8}, {});
+  const BatchPlan plan = Plan(waiting, kNow, {.rows = 8});
   EXPECT_EQ(plan.late, (Indices{0}));
   EXPECT_EQ(plan.take, (Indices{1}));
 }
@@ -71,7 +77,7 @@ TEST(BatchPolicyTest, ABatchBehindAnotherIsLateByWhatThatStillTakes) {
   const WaitingRequest waiting[] = {{.rows = 1, .deadline = kNow + milliseconds(14)},
                                     {.rows = 1, .deadline = kNow + milliseconds(16)}};
   const BatchPlan plan =
-      PlanBatch(waiting, kNow, {.rows = 8, .start = kNow + milliseconds(5)}, times);
+      Plan(waiting, kNow, {.rows = 8, .compute_times = &times}, kNow + milliseconds(5));
   EXPECT_EQ(plan.late, (Indices{0}));
   EXPECT_EQ(plan.take, (Indices{1}));
 }
@@ -79,15 +85,70 @@ TEST(BatchPolicyTest, ABatchBehindAnotherIsLateByWhatThatStillTakes) {
 TEST(BatchPolicyTest, WhatDoesNotFitTheReplicaIsLeftToOthersOrGivenUp) {
   const WaitingRequest waiting[] = {Rows(6), Rows(3), Rows(9), Rows(1)};
   const BatchPlan plan =
-      PlanBatch(waiting, kNow, {.rows = 64, .replica_rows = 4, .any_replica_rows = 8}, {});
+      Plan(waiting, kNow, {.rows = 64, .replica_rows = 4, .any_replica_rows = 8});
   EXPECT_EQ(plan.take, (Indices{1, 3}));
   EXPECT_EQ(plan.too_large, (Indices{2}));
   EXPECT_TRUE(plan.full);
 }
 
+TEST(BatchPolicyTest, OnlyRequestsOfOneVersionShareABatchAndTheOldestSaysOfWhich) {
+  const BatchLimits limits[] = {{.rows = 8}, {.rows = 2}};
+  const WaitingRequest waiting[] = {{.rows = 1, .version = 1},
+                                    {.rows = 1, .version = 0},
+                                    {.rows = 1, .version = 1},
+                                    {.rows = 1, .version = 1},
+                                    {.rows = 1, .version = 0}};
+  const BatchPlan first = PlanBatch(waiting, kNow, {}, limits);
+  EXPECT_EQ(first.take, (Indices{0, 2}));
+  EXPECT_EQ(first.version, 1u);
+  EXPECT_TRUE(first.full) << "by that version's largest batch";
+  const BatchPlan second = PlanBatch(absl::MakeSpan(waiting).subspan(1), kNow, {}, limits);
+  EXPECT_EQ(second.take, (Indices{0, 3}));
+  EXPECT_EQ(second.version, 0u);
+  EXPECT_FALSE(second.full);
+}
+
+TEST(BatchPolicyTest, AVersionThatTheReplicaDoesNotRunHoldsNobodyUp) {
+  const BatchLimits limits[] = {{.rows = 8}, {.rows = 8, .replica_rows = 0}};
+  const WaitingRequest waiting[] = {{.rows = 1, .version = 1}, {.rows = 1, .version = 0}};
+  const BatchPlan plan = PlanBatch(waiting, kNow, {}, limits);
+  EXPECT_EQ(plan.take, (Indices{1}));
+  EXPECT_TRUE(plan.too_large.empty());
+}
+
+TEST(BatchPolicyTest, RequestsOfAVersionThatIsNotThereAreGivenUp) {
+  const BatchLimits limits[] = {{.rows = 8}};
+  const WaitingRequest waiting[] = {{.rows = 1, .version = 1}, {.rows = 1, .version = 0}};
+  const BatchPlan plan = PlanBatch(waiting, kNow, {}, limits);
+  EXPECT_EQ(plan.gone, (Indices{0}));
+  EXPECT_EQ(plan.take, (Indices{1}));
+}
+
+TEST(BatchPolicyTest, EachVersionHasTimesOfItsOwn) {
+  ServiceTimes slow, fast;
+  slow.Record(1, seconds(1), kNow);
+  fast.Record(1, milliseconds(1), kNow);
+  const BatchLimits limits[] = {{.rows = 8, .compute_times = &slow},
+                                {.rows = 8, .compute_times = &fast}};
+  const TimePoint deadline = kNow + milliseconds(100);
+  const WaitingRequest waiting[] = {{.rows = 1, .version = 0, .deadline = deadline},
+                                    {.rows = 1, .version = 1, .deadline = deadline}};
+  const BatchPlan plan = PlanBatch(waiting, kNow, {}, limits);
+  EXPECT_EQ(plan.late, (Indices{0}));
+  EXPECT_EQ(plan.take, (Indices{1}));
+}
+
+TEST(BatchPolicyTest, WhatAnotherReplicaIsToTakeIsLateOnlyWhenItsDeadlineHasPassed) {
+  const WaitingRequest waiting[] = {{.rows = 6, .deadline = kNow + milliseconds(1)},
+                                    {.rows = 6, .deadline = kNow - milliseconds(1)}};
+  const BatchPlan plan =
+      Plan(waiting, kNow, {.rows = 8, .replica_rows = 4}, kNow + milliseconds(500));
+  EXPECT_EQ(plan.late, (Indices{1}));
+}
+
 TEST(BatchPolicyTest, ABatchIsFullWhenNothingMoreOfItsShapeFits) {
   const auto full = [](std::vector<WaitingRequest> waiting) {
-    return PlanBatch(waiting, kNow, {.rows = 4}, {}).full;
+    return Plan(waiting, kNow, {.rows = 4}).full;
   };
   EXPECT_FALSE(full({Rows(1), Rows(2)}));
   EXPECT_TRUE(full({Rows(1), Rows(3)}));
@@ -192,7 +253,7 @@ TEST(BatchPolicyTest, UnderOverloadHalfOfTheRequestsAreAnsweredInTime) {
     for (int i = 0; i < 2 * per_batch; ++i, ++sent) {
       waiting.push_back({.rows = 1, .deadline = now + 10 * service});
     }
-    const BatchPlan plan = PlanBatch(waiting, now, {.rows = per_batch}, times);
+    const BatchPlan plan = Plan(waiting, now, {.rows = per_batch, .compute_times = &times});
     for (const size_t i : plan.take) {
       if (waiting[i].deadline >= now + service) ++answered_in_time;
     }

@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include "server/batching/batcher.h"
+#include "server/batching/batchers.h"
 #include "server/registry/reaper.h"
 #include "tests/support/fake_replica.h"
 
@@ -42,6 +42,16 @@ class BatcherTest : public ::testing::Test {
   void Publish(int64_t number, FakeReplica::Behaviour behaviour, size_t replicas = 1) {
     Publish(MakeFakeVersion("m", number, std::move(behaviour), {2}, replicas));
   }
+  std::shared_ptr<const ModelVersion> Version(int64_t number, FakeReplica::Behaviour behaviour,
+                                              size_t replicas = 1) {
+    return reaper_.Own(MakeFakeVersion("m", number, std::move(behaviour), {2}, replicas));
+  }
+  // Version `number`, whose every value is its number.
+  std::shared_ptr<const ModelVersion> Telling(int64_t number, size_t replicas = 1) {
+    return Version(number, {.scale = 0, .bias = static_cast<float>(number)}, replicas);
+  }
+  void Serve(Serving serving) { registry_.Serve(registry_.Add("m"), std::move(serving)); }
+
   // A version with a replica for each behaviour.
   void PublishOn(int64_t number, std::vector<FakeReplica::Behaviour> behaviours) {
     auto version = MakeFakeVersion("m", number, {}, {2}, 0);
@@ -64,6 +74,11 @@ class BatcherTest : public ::testing::Test {
         *CheckInputs("m", request.checked_against->signature,
                      request.checked_against->config.max_batch_size, request.declared);
     request.arrival = clock_->Now();
+    return request;
+  }
+  InferRequest RequestOf(int64_t wanted_version, int64_t rows = 1, float value = 0) {
+    InferRequest request = Request(rows, value);
+    request.wanted_version = wanted_version;
     return request;
   }
   std::future<Answer> Submit(InferRequest request) {

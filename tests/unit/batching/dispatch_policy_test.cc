@@ -24,8 +24,13 @@ ExecutorLoad Deep(int device, int64_t rows, Duration left) {
   return load;
 }
 
-std::optional<size_t> Next(std::vector<ExecutorLoad> executors, int64_t rows = 1) {
-  return NextExecutor(executors, rows, kNow);
+// Each has a replica on its device.
+std::optional<size_t> Next(const std::vector<ExecutorLoad>& executors) {
+  std::vector<ReplicaPlace> places;
+  for (const ExecutorLoad& load : executors) {
+    places.push_back({.usable = true, .device = load.device, .max_rows = 64});
+  }
+  return NextExecutor(executors, places, 1, kNow);
 }
 
 TEST(DispatchPolicyTest, NobodyTakesABatchWhileAllAreBusy) {
@@ -63,12 +68,30 @@ TEST(DispatchPolicyTest, WorkOfAllExecutorsOfADeviceCounts) {
 }
 
 TEST(DispatchPolicyTest, ARequestGoesOnlyWhereItFits) {
-  ExecutorLoad small = Idle(0), large = Deep(1, 64, seconds(9));
-  small.max_rows = 4;
-  large.max_rows = 16;
-  EXPECT_EQ(Next({small, large}, 4), 0u);
-  EXPECT_EQ(Next({small, large}, 5), 1u);
-  EXPECT_EQ(Next({small, large}, 17), std::nullopt);
+  const ExecutorLoad executors[] = {Idle(0), Deep(1, 64, seconds(9))};
+  const ReplicaPlace places[] = {{.usable = true, .device = 0, .max_rows = 4},
+                                 {.usable = true, .device = 1, .max_rows = 16}};
+  EXPECT_EQ(NextExecutor(executors, places, 4, kNow), 0u);
+  EXPECT_EQ(NextExecutor(executors, places, 5, kNow), 1u);
+  EXPECT_EQ(NextExecutor(executors, places, 17, kNow), std::nullopt);
+}
+
+TEST(DispatchPolicyTest, ARequestGoesOnlyWhereItsVersionHasAReplicaThatWorks) {
+  const ExecutorLoad executors[] = {Idle(0), Idle(1), Idle(2)};
+  const ReplicaPlace places[] = {{.usable = false, .device = 0, .max_rows = 64},
+                                 {.usable = true, .device = 1, .max_rows = 64}};
+  EXPECT_EQ(NextExecutor(executors, places, 1, kNow), 1u);
+  EXPECT_EQ(NextExecutor(executors, absl::MakeSpan(places).subspan(0, 1), 1, kNow), std::nullopt)
+      << "the version has fewer replicas than there are executors";
+}
+
+TEST(DispatchPolicyTest, TheReplicasDeviceCountsNotThatOfTheBatchesBefore) {
+  // The second executor ran on device 0 before; its replica of this version is on device 1.
+  const ExecutorLoad executors[] = {Idle(0), Idle(0), Busy(0, 8, seconds(1))};
+  const ReplicaPlace places[] = {{.usable = true, .device = 0, .max_rows = 64},
+                                 {.usable = true, .device = 1, .max_rows = 64},
+                                 {.usable = true, .device = 0, .max_rows = 64}};
+  EXPECT_EQ(NextExecutor(executors, places, 1, kNow), 1u);
 }
 
 }  // namespace

@@ -124,13 +124,51 @@ TEST(PlacementTest, DeviceThatWasNamedMustHaveRoom) {
       "cuda:1: 110 bytes of memory are needed (weights 100, 1 replica of 10), 50 of 1000 are free");
 }
 
-TEST(PlacementTest, CapBoundsAcceleratorsAlone) {
+TEST(PlacementTest, CapBoundsWhatAVersionTakesOfADevice) {
   ExpectPlaced(Place({Gpu(0, 500)}, {}, 110), {{0, 1}});
   ExpectRefused(
       Place({Gpu(0, 500)}, {}, 109), absl::StatusCode::kFailedPrecondition,
       "no device can take the model: cuda:0: 110 bytes of memory are needed (weights 100, 1 "
       "replica of 10), device_memory_cap_bytes is 109");
-  ExpectPlaced(Place({Gpu(0, 500)}, {{1, Kind::kCpu, {}}}, 1), {{1, 1, true}});
+  ExpectPlaced(Place({Gpu(0, 500)}, {{1, Kind::kCpu, {}}}, 100), {{1, 1, true}});
+  ExpectRefused(Place({Gpu(0, 500)}, {{1, Kind::kCpu, {}}}, 99),
+                absl::StatusCode::kFailedPrecondition,
+                "cpu: 100 bytes of memory are needed, device_memory_cap_bytes is 99");
+}
+
+TEST(PlacementTest, CapBoundsTheVersionsThatAreThereAtATime) {
+  DeviceState cpu = Cpu();
+  cpu.model_bytes = 100;
+  ExpectPlaced(PlaceReplicas({{cpu}}, 1, {}, 200), {{0, 1}});
+  ExpectRefused(PlaceReplicas({{cpu}}, 1, {}, 199), absl::StatusCode::kResourceExhausted,
+                "no device can take the model: cpu: 100 bytes of memory are needed, 99 are free of "
+                "the 199 that device_memory_cap_bytes allows the model");
+  // What they have in common counts once.
+  cpu.shared_bytes = 1;
+  ExpectPlaced(PlaceReplicas({{cpu}}, 1, {}, 199), {{0, 1}});
+}
+
+TEST(PlacementTest, WhatIsThereAlreadyNeedsNoRoom) {
+  DeviceState gpu = Gpu(0, 50);
+  gpu.shared_bytes = 59;
+  EXPECT_FALSE(PlaceReplicas({{gpu}}, 1, {}, 0).ok());
+  gpu.shared_bytes = 60;
+  ExpectPlaced(PlaceReplicas({{gpu}}, 1, {}, 0), {{0, 1}});
+}
+
+TEST(PlacementTest, TheCpusMemoryIsLimitedWhereItIsKnown) {
+  DeviceState cpu = Cpu();
+  cpu.free_bytes = 99;
+  cpu.total_bytes = 1000;
+  ExpectRefused(PlaceReplicas({{cpu}}, 1, {}, 0), absl::StatusCode::kResourceExhausted,
+                "no device can take the model: cpu: 100 bytes of memory are needed, 99 of 1000 are "
+                "free");
+}
+
+TEST(PlacementTest, SaysWhetherADeviceWasLeftOutForWantOfMemory) {
+  EXPECT_FALSE(Place({Gpu(0, 500), Gpu(1, 500)}, {})->short_of_memory);
+  EXPECT_TRUE(Place({Gpu(0, 500), Gpu(1, 50)}, {})->short_of_memory);
+  EXPECT_FALSE(Place({Gpu(0, 500), Lost(Gpu(1, 50))}, {})->short_of_memory);
 }
 
 TEST(PlacementTest, LostDevicesAreNotUsed) {

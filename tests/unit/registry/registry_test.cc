@@ -57,7 +57,6 @@ TEST_F(RegistryTest, PinnedVersionOutlivesItsSuccessor) {
   EXPECT_EQ(model->Pin()->number, 2);
   EXPECT_EQ(pinned->number, 1);
   EXPECT_EQ(pinned->replicas.size(), 1u);
-  EXPECT_EQ(model->NextNumber(), 3);
 }
 
 TEST_F(RegistryTest, LastPinHandsTheVersionToTheReaperThread) {
@@ -125,8 +124,8 @@ TEST_F(RegistryTest, AModelThatLostItsDevicesMakesTheServerUnreadyForGood) {
   registry_.SetInitialModels({"a", "b"});
   const auto model = registry_.Find("a");
   const auto lost = model->Pin();
-  EXPECT_TRUE(registry_.RetireLost(model, *lost, "cuda:0 is lost"));
-  EXPECT_FALSE(registry_.RetireLost(model, *lost, "told twice"));
+  EXPECT_EQ(registry_.RetireLost(model, *lost, "cuda:0 is lost"), Lost::kModel);
+  EXPECT_EQ(registry_.RetireLost(model, *lost, "told twice"), Lost::kNothing);
   EXPECT_EQ(model->Pin(), nullptr);
   EXPECT_EQ(model->progress().last_error, "cuda:0 is lost");
   EXPECT_FALSE(registry_.Ready());
@@ -143,7 +142,7 @@ TEST_F(RegistryTest, AVersionThatCameMeanwhileIsNotTakenOutForTheOneBefore) {
   registry_.SetInitialModels({"a"});
   const auto before = registry_.Find("a")->Pin();
   Publish("a", 2);
-  EXPECT_FALSE(registry_.RetireLost(registry_.Find("a"), *before, "cuda:0 is lost"));
+  EXPECT_EQ(registry_.RetireLost(registry_.Find("a"), *before, "cuda:0 is lost"), Lost::kNothing);
   EXPECT_EQ(registry_.Find("a")->Pin()->number, 2);
   EXPECT_TRUE(registry_.Ready());
   EXPECT_EQ(registry_.device_fault(), "");
@@ -169,6 +168,31 @@ TEST_F(RegistryTest, ObserversSeeARemovedModelOutOfService) {
   registry_.Remove("a");
   EXPECT_EQ(model->Pin(), nullptr);
   EXPECT_EQ(recorder.seen, (std::vector<std::string>{"+a", "a/1", "-a"}));
+}
+
+TEST_F(RegistryTest, ACanaryOrANumberThatLostItsDevicesGoesAloneAndTheServerStaysReady) {
+  registry_.SetInitialModels({});
+  const auto model = registry_.Add("a");
+  const auto version = [this](int64_t number) {
+    return reaper_.Own(MakeFakeVersion("a", number, {}));
+  };
+  registry_.Serve(model, {.live = version(3),
+                          .others = {{1, version(1)}, {2, version(2)}},
+                          .canary = version(4),
+                          .canary_share = 0.5,
+                          .trial = std::make_shared<CanaryTrial>(3, 4)});
+  EXPECT_EQ(registry_.RetireLost(model, *model->Pin(4), "cuda:0 is lost"), Lost::kBeside);
+  EXPECT_EQ(registry_.RetireLost(model, *model->Pin(1), "cuda:0 is lost"), Lost::kBeside);
+  const Serving serving = model->serving();
+  EXPECT_EQ(serving.canary, nullptr);
+  EXPECT_EQ(serving.trial, nullptr);
+  EXPECT_EQ(serving.others.size(), 1u);
+  EXPECT_EQ(serving.live->number, 3);
+  EXPECT_TRUE(registry_.Ready());
+  EXPECT_EQ(registry_.device_fault(), "");
+  EXPECT_EQ(registry_.RetireLost(model, *model->Pin(3), "cuda:0 is lost"), Lost::kModel);
+  EXPECT_EQ(model->Pin(2), nullptr) << "without its live version a model is out of service";
+  EXPECT_FALSE(registry_.Ready());
 }
 
 TEST_F(RegistryTest, PinsFromManyThreadsWhileVersionsChange) {

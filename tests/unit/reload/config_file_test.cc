@@ -6,6 +6,7 @@
 #include <fstream>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/support/temp_dir.h"
@@ -45,6 +46,13 @@ TEST(ConfigFileTest, EveryFieldArrives) {
     weights: "best.pth"
     strict: false
     architecture { name: "mlp" parameters { key: "activation" value: "gelu" } }
+    version_policy { latest { num_versions: 3 } }
+    swap { mode: BESIDE retain_versions: 2 promotion: MANUAL }
+    proof {
+      allow_non_finite_weights: true
+      golden { absolute: 0.5 relative: 0 }
+      agreement { requests: 30 absolute: 0.25 relative: 0.125 }
+    }
   )");
   ModelConfig expected;
   expected.max_batch_size = 32;
@@ -61,7 +69,43 @@ TEST(ConfigFileTest, EveryFieldArrives) {
   expected.strict = false;
   expected.architecture = "mlp";
   expected.architecture_parameters = {{"activation", "gelu"}};
+  expected.version_policy.latest = 3;
+  expected.retained_versions = 2;
+  expected.manual_promotion = true;
+  expected.proof = {true, {0.5, 0}, 30, {0.25, 0.125}};
   EXPECT_EQ(config, expected);
+}
+
+TEST(ConfigFileTest, VersionPolicies) {
+  using Kind = VersionPolicy::Kind;
+  EXPECT_EQ(Parse("version_policy { latest {} }").version_policy, VersionPolicy());
+  EXPECT_EQ(Parse("version_policy { all {} }").version_policy.kind, Kind::kAll);
+  const VersionPolicy specific =
+      Parse("version_policy { specific { versions: [7, 9007199254740992, 3] } }").version_policy;
+  EXPECT_EQ(specific.kind, Kind::kSpecific);
+  EXPECT_THAT(specific.specific, ElementsAre(3, 7, 9007199254740992));
+}
+
+TEST(ConfigFileTest, SwapModes) {
+  EXPECT_EQ(Parse("swap {}"), ModelConfig());
+  EXPECT_EQ(Parse("swap { mode: BESIDE }").swap, SwapMode::kBeside);
+  EXPECT_EQ(Parse("swap { mode: IN_PLACE_IF_NEEDED retain_versions: 1 }").swap,
+            SwapMode::kInPlaceIfNeeded);
+  EXPECT_EQ(Parse("swap { mode: IN_PLACE retain_versions: 0 }").swap, SwapMode::kInPlace);
+  EXPECT_EQ(Parse("swap { mode: IN_PLACE } version_policy { specific { versions: 4 } }").swap,
+            SwapMode::kInPlace);
+}
+
+TEST(ConfigFileTest, CanaryAndAgreementThatAreGivenHaveDefaults) {
+  EXPECT_EQ(Parse("swap { canary {} }").canary,
+            (CanaryConfig{0.1, std::chrono::seconds(60), 0, 2}));
+  EXPECT_EQ(
+      Parse("swap { canary { share: 0.5 seconds: 1.5 max_error_share: 1 max_latency_ratio: 1 } }")
+          .canary,
+      (CanaryConfig{0.5, std::chrono::milliseconds(1500), 1, 1}));
+  EXPECT_EQ(Parse("proof {}"), ModelConfig());
+  EXPECT_EQ(Parse("proof { agreement {} }").proof.agreement_requests, 100);
+  EXPECT_EQ(Parse("proof { agreement {} }").proof.agreement, Tolerance());
 }
 
 TEST(ConfigFileTest, InstanceGroupsAreKeptAsTheyAreGiven) {
@@ -188,6 +232,35 @@ TEST(ConfigFileTest, MistakesAreToldWithLineAndColumn) {
       {"output { name: \"x\" data_type: TYPE_UINT8 dims: [1, 8, 8]\n normalize { scale: 1 bias: 0 "
        "} }",
        "config.pbtxt:2:2: ", "expected none on an output"},
+      {"precision: BF16\nprecision: 17", "config.pbtxt:2:", "precision"},
+      {"\nprecision: 17", "config.pbtxt:2:1: ", "expected a name such as FP32, got 17"},
+      {"instance_group {}\ninstance_group {\n kind: 9 }", "config.pbtxt:3:2: ", "KIND_AUTO, got 9"},
+      {"version_policy {}", "config.pbtxt:1:1: ", "expected latest, all or specific"},
+      {"version_policy { latest { num_versions: 0 } }",
+       "config.pbtxt:1:27: ", "expected 1 to 64, got 0"},
+      {"version_policy { latest {}\n all {} }", "config.pbtxt:2:6: ", "all"},
+      {"version_policy { specific {} }", "config.pbtxt:1:18: ", "expected versions, got none"},
+      {"version_policy { specific {\n versions: 1\n versions: 0 } }",
+       "config.pbtxt:3:2: ", "expected 1 to 9007199254740992, got 0"},
+      {"version_policy { specific {\n versions: [1, 9007199254740993] } }",
+       "config.pbtxt:2:2: ", "got 9007199254740993"},
+      {"version_policy { specific { versions: [2, 1, 2] } }", "config.pbtxt:1:29: ", "2 is given"},
+      {"version_policy { specific {\n" + Repeat("versions: 1 ", 65) + "} }",
+       "config.pbtxt:2:769: ", "expected at most 64, got 65"},
+      {"swap { retain_versions: 17 }", "config.pbtxt:1:8: ", "expected 0 to 16, got 17"},
+      {"swap { canary { share: 0 } }", "config.pbtxt:1:17: ", "between 0 and 1, got 0"},
+      {"swap { canary { share: 1 } }", "config.pbtxt:1:17: ", "got 1"},
+      {"swap { canary { share: nan } }", "config.pbtxt:1:17: ", "got nan"},
+      {"swap { canary { seconds: 0 } }", "config.pbtxt:1:17: ", "got 0"},
+      {"swap { canary { seconds: inf } }", "config.pbtxt:1:17: ", "got inf"},
+      {"swap { canary { max_error_share: -0.5 } }", "config.pbtxt:1:17: ", "got -0.5"},
+      {"swap { canary { max_latency_ratio: 0.5 } }", "config.pbtxt:1:17: ", "got 0.5"},
+      {"swap { canary {\n max_latency_ratio: nan } }", "config.pbtxt:2:2: ", "got nan"},
+      {"proof { golden { absolute: -1 } }", "config.pbtxt:1:18: ", "at least 0, got -1"},
+      {"proof { golden { relative: inf } }", "config.pbtxt:1:18: ", "got inf"},
+      {"proof { agreement { requests: 0 } }", "config.pbtxt:1:21: ", "got 0"},
+      {"proof { agreement { requests: 10001 } }", "config.pbtxt:1:21: ", "got 10001"},
+      {"proof { agreement { relative: nan } }", "config.pbtxt:1:21: ", "got nan"},
       {"dynamic_batching { max_queue_delay_microseconds: 5 }",
        "config.pbtxt:1:48: ", "max_queue_delay_microseconds"},
       {"dynamic_batching {\n default_queue_policy { max_queue_size: 0 } }",
@@ -203,6 +276,80 @@ TEST(ConfigFileTest, MistakesAreToldWithLineAndColumn) {
     const std::string message(config.status().message());
     EXPECT_THAT(message, StartsWith(mistake.where)) << mistake.text;
     EXPECT_THAT(message, HasSubstr(mistake.what)) << mistake.text;
+  }
+}
+
+TEST(ConfigFileTest, ContradictionsAreToldWhereTheyStand) {
+  const std::vector<Mistake> mistakes = {
+      {"swap { mode: IN_PLACE\n canary {} }",
+       "config.pbtxt:2:2: ", "canary: expected none with mode IN_PLACE"},
+      {"swap { mode: IN_PLACE_IF_NEEDED\n canary {} }", "config.pbtxt:2:2: ", "IN_PLACE_IF_NEEDED"},
+      {"swap {\n promotion: MANUAL mode: IN_PLACE }",
+       "config.pbtxt:2:2: ", "promotion: expected AUTOMATIC"},
+      {"swap { mode: IN_PLACE }\nversion_policy { all {} }",
+       "config.pbtxt:2:1: ", "version_policy: expected one version"},
+      {"swap { mode: IN_PLACE }\nversion_policy { latest { num_versions: 2 } }",
+       "config.pbtxt:2:1: ", "version_policy"},
+      {"swap { mode: IN_PLACE }\nversion_policy { specific { versions: [1, 2] } }",
+       "config.pbtxt:2:1: ", "version_policy"},
+      {"swap { mode: IN_PLACE\n retain_versions: 1 }", "config.pbtxt:2:2: ", "expected 0"},
+      {"version_policy { all {} }\nswap { canary {} }", "config.pbtxt:2:8: ", "version_policy"},
+  };
+  for (const Mistake& mistake : mistakes) {
+    const absl::StatusOr<ModelConfig> config = ParseModelConfig(mistake.text, "m");
+    ASSERT_FALSE(config.ok()) << mistake.text;
+    const std::string message(config.status().message());
+    EXPECT_THAT(message, StartsWith(mistake.where)) << mistake.text;
+    EXPECT_THAT(message, HasSubstr(mistake.what)) << mistake.text;
+  }
+}
+
+TEST(ConfigFileTest, JsonSaysTheSame) {
+  const absl::StatusOr<ModelConfig> config = ParseModelConfigJson(R"({
+    "name": "m", "max_batch_size": 32, "precision": "BF16",
+    "input": [{"name": "x", "data_type": "TYPE_FP32", "dims": ["3", -1]}],
+    "architecture": {"name": "mlp", "parameters": {"activation": "gelu"}},
+    "version_policy": {"specific": {"versions": [2, "1"]}},
+    "swap": {"promotion": "MANUAL", "retain_versions": 0},
+    "proof": {"agreement": {"absolute": 0.5}}
+  })",
+                                                                  "m");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(*config, Parse(R"(
+    max_batch_size: 32 precision: BF16
+    input { name: "x" data_type: TYPE_FP32 dims: [3, -1] }
+    architecture { name: "mlp" parameters { key: "activation" value: "gelu" } }
+    version_policy { specific { versions: [1, 2] } }
+    swap { promotion: MANUAL retain_versions: 0 }
+    proof { agreement { absolute: 0.5 } }
+  )"));
+  EXPECT_EQ(*ParseModelConfigJson("{}", "m"), ModelConfig());
+}
+
+TEST(ConfigFileTest, MistakesInJsonAreErrors) {
+  const std::vector<std::pair<std::string, std::string>> mistakes = {
+      {"", ""},
+      {"[]", ""},
+      {"{", ""},
+      {"{\"max_batch_size\": 1} {}", ""},
+      {"{\"platform\": \"x\"}", "platform"},
+      {"{\"swap\": {\"modus\": 1}}", "modus"},
+      {"{\"max_batch_size\": 99999999999}", "99999999999"},
+      {"{\"max_batch_size\": 0}", "config: max_batch_size: expected 1 to 65536, got 0"},
+      {"{\"precision\": 17}", "config: precision: expected a name such as FP32, got 17"},
+      {"{\"precision\": \"FP8\"}", "FP8"},
+      {"{\"name\": \"other\"}", "expected the name of the folder, 'm', got 'other'"},
+      {"{\"proof\": {\"golden\": {\"relative\": \"NaN\"}}}", "config: relative: "},
+      {std::string(100'000, '['), ""},
+      {Repeat("{\"architecture\":", 100'000), ""},
+      {std::string((1 << 20) + 1, ' '), "config: expected at most 1048576 bytes"},
+  };
+  for (const auto& [json, what] : mistakes) {
+    const absl::StatusOr<ModelConfig> config = ParseModelConfigJson(json, "m");
+    ASSERT_FALSE(config.ok()) << json.substr(0, 100);
+    EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(config.status().message()), StartsWith("config: "));
+    EXPECT_THAT(std::string(config.status().message()), HasSubstr(what));
   }
 }
 

@@ -49,11 +49,11 @@ ModelObservation Troubled(absl::Status status) {
 class Script {
  public:
   Script& See(const ModelObservation& observation) {
-    Observe(&state_, &observation, clock_.Now());
+    Observe(&state_, refused_, &observation, clock_.Now());
     return *this;
   }
   Script& SeeNothing() {
-    Observe(&state_, nullptr, clock_.Now());
+    Observe(&state_, refused_, nullptr, clock_.Now());
     return *this;
   }
   Script& Pass(Duration d) {
@@ -62,24 +62,43 @@ class Script {
     return *this;
   }
   Script& Loaded() {
-    RecordLoaded(&state_, state_.seen->source);
+    RecordLoaded(&state_, &refused_, state_.seen->source);
     return *this;
   }
   Script& Failed(const absl::Status& status) {
-    RecordFailure(&state_, kTimes, state_.seen->source, status, clock_.Now());
+    RecordFailure(&state_, &refused_, kTimes, state_.seen->source, status, clock_.Now());
+    return *this;
+  }
+  Script& PassWithoutTheWall(Duration d) {
+    clock_.Advance(d);
+    return *this;
+  }
+  Script& Held() {
+    RecordCandidate(&state_, &refused_, state_.seen->source);
+    return *this;
+  }
+  Script& Jittered(Duration jitter) {
+    state_.jitter = jitter;
+    return *this;
+  }
+  Script& OtherThanPinned() {
+    RecordOtherThanPinned(&state_, state_.seen->source, Bad(), clock_.Now());
+    return *this;
+  }
+  Script& Unpinned() {
+    RecordUnpinned(&state_);
     return *this;
   }
   Script& Reported() {
     RecordReport(&state_, Decision().report);
     return *this;
   }
-  Script& Unloaded() {
-    state_.unloaded = true;
+  Script& NotFollowed() {
+    following_ = false;
     state_.live.reset();
     return *this;
   }
   Script& Forced() {
-    state_.unloaded = false;
     state_.forced = true;
     return *this;
   }
@@ -88,11 +107,15 @@ class Script {
     return See(observation).Pass(kTimes.settle).See(observation);
   }
 
-  sconce::Decision Decision() const { return Decide(state_, kTimes, clock_.Now(), wall_); }
+  sconce::Decision Decision() const {
+    return Decide(state_, refused_, kTimes, following_, clock_.Now(), wall_);
+  }
   TimePoint Now() const { return clock_.Now(); }
 
  private:
   ReloadState state_;
+  Refusals refused_;
+  bool following_ = true;
   FakeClock clock_;
   WallTime wall_ = kWall;
 };
@@ -257,6 +280,58 @@ const std::vector<Case>& Cases() {
        ReloadAction::kReport,
        {},
        Bad()},
+      {"StandingClockDelaysNoLongerThanTheSettleTime",
+       [](Script& s) { s.See(Holding(1, Duration::zero())).PassWithoutTheWall(2 * kTimes.settle); },
+       ReloadAction::kLoad,
+       {},
+       {}},
+      {"FileThatCameBackAfterARefusalIsNotTriedAgain",
+       [](Script& s) {
+         s.Settled(Holding(1)).Failed(Bad()).Settled(Holding(2)).Loaded().Settled(Holding(3));
+         s.Loaded().Settled(Holding(1)).Reported().Pass(hours(1));
+       },
+       ReloadAction::kNothing,
+       {},
+       {}},
+      {"HeldFileIsLeftAlone",
+       [](Script& s) { s.Settled(Holding(1)).Loaded().Settled(Holding(2)).Held().Pass(hours(1)); },
+       ReloadAction::kNothing,
+       {},
+       {}},
+      {"NewerFileEndsTheHeldOne",
+       [](Script& s) {
+         s.Settled(Holding(1)).Loaded().Settled(Holding(2)).Held().Settled(Holding(3));
+       },
+       ReloadAction::kDropCandidate,
+       {},
+       {}},
+      {"ReturnToTheLiveFileEndsTheHeldOne",
+       [](Script& s) {
+         s.Settled(Holding(1)).Loaded().Settled(Holding(2)).Held().Settled(Holding(1));
+       },
+       ReloadAction::kDropCandidate,
+       {},
+       {}},
+      {"JitterComesOnTop",
+       [](Script& s) { s.See(Holding(1)).Jittered(seconds(5)).Pass(milliseconds(300)); },
+       ReloadAction::kNothing,
+       seconds(5),
+       {}},
+      {"OperatorDoesNotWaitForJitter",
+       [](Script& s) { s.See(Holding(1)).Jittered(seconds(5)).Forced().Pass(milliseconds(300)); },
+       ReloadAction::kLoad,
+       {},
+       {}},
+      {"OtherWeightsThanPinnedAreNotTriedAgain",
+       [](Script& s) { s.Settled(Holding(1)).OtherThanPinned().Pass(hours(1)); },
+       ReloadAction::kNothing,
+       {},
+       {}},
+      {"OtherWeightsThanPinnedAreLoadedWithoutThePin",
+       [](Script& s) { s.Settled(Holding(1)).OtherThanPinned().Unpinned(); },
+       ReloadAction::kLoad,
+       {},
+       {}},
       {"MissingFolderIsGivenAMoment",
        [](Script& s) { s.Settled(Holding(1)).Loaded().SeeNothing(); },
        ReloadAction::kNothing,
@@ -276,14 +351,14 @@ const std::vector<Case>& Cases() {
        ReloadAction::kRemove,
        {},
        {}},
-      {"UnloadedModelIsLeftAlone",
-       [](Script& s) { s.Settled(Holding(1)).Loaded().Unloaded().Settled(Holding(2)); },
+      {"FolderThatIsNotFollowedIsLeftAlone",
+       [](Script& s) { s.Settled(Holding(1)).Loaded().NotFollowed().Settled(Holding(2)); },
        ReloadAction::kNothing,
        {},
        {}},
-      {"UnloadedModelIsRemovedWithItsFolder",
+      {"FolderThatIsNotFollowedIsRemoved",
        [](Script& s) {
-         s.Settled(Holding(1)).Unloaded().SeeNothing().Pass(milliseconds(300)).SeeNothing();
+         s.Settled(Holding(1)).NotFollowed().SeeNothing().Pass(milliseconds(300)).SeeNothing();
        },
        ReloadAction::kRemove,
        {},
@@ -298,8 +373,8 @@ const std::vector<Case>& Cases() {
        ReloadAction::kLoad,
        {},
        {}},
-      {"ForcedLoadBringsAnUnloadedModelBack",
-       [](Script& s) { s.Settled(Holding(1)).Loaded().Unloaded().Forced(); },
+      {"ForcedLoadTakesWhatIsNotFollowed",
+       [](Script& s) { s.Settled(Holding(1)).Loaded().NotFollowed().Forced(); },
        ReloadAction::kLoad,
        {},
        {}},
@@ -341,15 +416,16 @@ INSTANTIATE_TEST_SUITE_P(Table, ReloadPolicyTest, testing::ValuesIn(Cases()),
 
 TEST(ReloadStateTest, ChangeBeganWhenTheFolderFirstDifferedFromWhatWasDealtWith) {
   ReloadState state;
+  Refusals refused;
   FakeClock clock;
   const ModelObservation first = Holding(1), second = Holding(2), third = Holding(3);
-  Observe(&state, &first, clock.Now());
-  RecordLoaded(&state, first.source);
+  Observe(&state, refused, &first, clock.Now());
+  RecordLoaded(&state, &refused, first.source);
   clock.Advance(hours(1));
   const TimePoint began = clock.Now();
-  Observe(&state, &second, clock.Now());
+  Observe(&state, refused, &second, clock.Now());
   clock.Advance(seconds(1));
-  Observe(&state, &third, clock.Now());
+  Observe(&state, refused, &third, clock.Now());
   EXPECT_EQ(state.changed_since, began);
   EXPECT_EQ(state.unchanged_since, clock.Now());
 }

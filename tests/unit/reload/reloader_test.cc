@@ -1,212 +1,7 @@
-#include "server/reload/reloader.h"
-
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
-#include <atomic>
-#include <filesystem>
-#include <fstream>
-#include <functional>
-#include <iterator>
-#include <memory>
-#include <string>
-#include <thread>
-#include <vector>
-
-#include "tests/support/fake_replica.h"
-#include "tests/support/temp_dir.h"
+#include "tests/unit/reload/reloader_fixture.h"
 
 namespace sconce {
 namespace {
-
-using std::chrono::hours;
-using std::chrono::milliseconds;
-using std::chrono::seconds;
-using testing::ElementsAre;
-using testing::HasSubstr;
-using testing::IsEmpty;
-
-std::string Contents(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-// A config.pbtxt of these tests is one number: the largest batch.
-absl::StatusOr<ModelConfig> ParseNumber(const std::string& path) {
-  ModelConfig config;
-  std::ifstream file(path);
-  if (!(file >> config.max_batch_size)) return absl::InvalidArgumentError("config.pbtxt:1:1: bad");
-  return config;
-}
-
-// A weights file of these tests is one word, which becomes the weights id. "bad..." cannot be
-// served, "wide..." has other tensors, "other..." another architecture.
-class FakeLoader : public VersionLoader {
- public:
-  absl::StatusOr<std::unique_ptr<ModelVersion>> Load(const LoadRequest& request) override {
-    const std::string word = Contents(request.weights_path);
-    Gate* gate = nullptr;
-    absl::Status failure;
-    {
-      MutexLock lock(&mutex_);
-      ++loads_[request.model];
-      gate = &gates_[request.model];
-      if (failures_[request.model] > 0) {
-        --failures_[request.model];
-        failure = absl::UnavailableError("the disk is tired");
-      }
-    }
-    gate->Pass();
-    request.on_phase(LoadPhase::kRead, milliseconds(1));
-    if (!failure.ok()) return failure;
-    if (word.rfind("bad", 0) == 0) return absl::InvalidArgumentError("model.pth: it is " + word);
-    auto version = MakeFakeVersion(request.model, request.number, {});
-    version->weights_id = word;
-    version->weights_path = request.weights_path;
-    version->config = request.config;
-    version->architecture = word.rfind("other", 0) == 0 ? "mlp(hidden=2)" : "linear(in=1)";
-    if (word.rfind("wide", 0) == 0) version->signature.outputs[0].dims = {1000};
-    return version;
-  }
-
-  Gate& gate(const std::string& model) {
-    MutexLock lock(&mutex_);
-    return gates_[model];
-  }
-  void FailNext(const std::string& model, int times) {
-    MutexLock lock(&mutex_);
-    failures_[model] = times;
-  }
-  int loads(const std::string& model) {
-    MutexLock lock(&mutex_);
-    return loads_[model];
-  }
-
- private:
-  Mutex mutex_;
-  std::map<std::string, Gate> gates_ ABSL_GUARDED_BY(mutex_);
-  std::map<std::string, int> failures_ ABSL_GUARDED_BY(mutex_);
-  std::map<std::string, int> loads_ ABSL_GUARDED_BY(mutex_);
-};
-
-// What was served, in order; a model that is retired or gone shows as "-".
-class History : public RegistryObserver {
- public:
-  void OnModelAdded(const std::shared_ptr<Model>&) override {}
-  void OnModelRemoved(const std::shared_ptr<Model>& model) override {
-    removals_.Pass();
-    Add(model->name(), nullptr);
-  }
-  void OnModelChanged(const std::shared_ptr<Model>& model) override {
-    Add(model->name(), model->Pin());
-  }
-  void OnReadyChanged(bool ready) override { ready_ = ready; }
-
-  std::vector<std::string> Of(const std::string& model) {
-    MutexLock lock(&mutex_);
-    return served_[model];
-  }
-  // Closed: a removal takes long, as it does while a batch is computed.
-  Gate& removals() { return removals_; }
-  // Of every model, numbers only ever rose.
-  bool only_rose() const { return only_rose_; }
-  bool ready() const { return ready_; }
-
- private:
-  void Add(const std::string& model, const std::shared_ptr<const ModelVersion>& version) {
-    MutexLock lock(&mutex_);
-    served_[model].push_back(version == nullptr ? "-" : version->weights_id);
-    if (version == nullptr) return;
-    if (version->number <= last_[model]) only_rose_ = false;
-    last_[model] = version->number;
-  }
-
-  Mutex mutex_;
-  std::map<std::string, std::vector<std::string>> served_ ABSL_GUARDED_BY(mutex_);
-  std::map<std::string, int64_t> last_ ABSL_GUARDED_BY(mutex_);
-  Gate removals_;
-  std::atomic<bool> only_rose_{true};
-  std::atomic<bool> ready_{false};
-};
-
-class ReloaderTest : public testing::Test {
- protected:
-  ReloaderTest() {
-    options_.repository = dir_.Path("models");
-    options_.times = {.settle = milliseconds(20),
-                      .forced_settle = milliseconds(5),
-                      .first_retry = milliseconds(10),
-                      .last_retry = milliseconds(40)};
-    options_.watch = {.poll_interval = milliseconds(10), .use_inotify = false};
-    dir_.MakeFolder("models");
-    registry_.AddObserver(&history_);
-  }
-  ~ReloaderTest() override {
-    reloader_.reset();
-    EXPECT_TRUE(history_.only_rose());
-  }
-
-  void Start() {
-    reloader_ = std::make_unique<Reloader>(options_, ParseNumber, &loader_, &registry_, &reaper_,
-                                           &metrics_);
-    reloader_->Start();
-  }
-
-  // As a careful writer does it.
-  void Replace(const std::string& model, const std::string& word) {
-    dir_.Write("staging", word);
-    dir_.MakeFolder("models/" + model);
-    dir_.Rename("staging", "models/" + model + "/model.pth");
-  }
-
-  std::string Served(const std::string& model) {
-    const std::shared_ptr<Model> found = registry_.Find(model);
-    if (found == nullptr) return "(gone)";
-    const std::shared_ptr<const ModelVersion> live = found->Pin();
-    return live == nullptr ? "(nothing)" : live->weights_id;
-  }
-  int64_t Number(const std::string& model) { return registry_.Find(model)->Pin()->number; }
-  std::string Error(const std::string& model) {
-    const std::shared_ptr<Model> found = registry_.Find(model);
-    return found == nullptr ? "" : found->progress().last_error;
-  }
-
-  static bool Await(const std::function<bool()>& condition) {
-    const TimePoint deadline = Clock::Real()->Now() + seconds(20);
-    while (!condition()) {
-      if (Clock::Real()->Now() > deadline) return false;
-      std::this_thread::sleep_for(milliseconds(1));
-    }
-    return true;
-  }
-  // Also waits until observers know.
-  bool AwaitServed(const std::string& model, const std::string& word) {
-    return Await([&] {
-      const std::vector<std::string> served = history_.Of(model);
-      return Served(model) == word && !served.empty() &&
-             served.back() == (word == "(gone)" ? "-" : word);
-    });
-  }
-  bool AwaitError(const std::string& model, const std::string& part) {
-    return Await([&] { return Error(model).find(part) != std::string::npos; });
-  }
-  // Returns when the repository has been looked at, and settled, since the call.
-  void LetThePolicyWork() {
-    static int beacons = 0;
-    const std::string beacon = "beacon" + std::to_string(++beacons);
-    Replace(beacon, "b");
-    ASSERT_TRUE(AwaitServed(beacon, "b"));
-  }
-
-  TempDir dir_;
-  Reloader::Options options_;
-  FakeLoader loader_;
-  Metrics metrics_;
-  Reaper reaper_;
-  History history_;
-  Registry registry_;
-  std::unique_ptr<Reloader> reloader_;
-};
 
 TEST_F(ReloaderTest, FileBecomesAServedModel) {
   Replace("m", "one");
@@ -220,10 +15,11 @@ TEST_F(ReloaderTest, FileBecomesAServedModel) {
   const std::string metrics = metrics_.Serialize();
   EXPECT_THAT(metrics, HasSubstr("sconce_loads_total{model=\"m\",outcome=\"published\"} 1"));
   EXPECT_THAT(metrics, HasSubstr("version=\"1\",weights_id=\"one\"} 1"));
-  for (const std::string phase : {"settle", "read", "publish"}) {
-    EXPECT_THAT(metrics, HasSubstr("sconce_load_phase_seconds_count{model=\"m\",phase=\"" + phase +
-                                   "\"} 1"));
+  for (const std::string step : {"settling", "admitted", "read", "checked", "published"}) {
+    EXPECT_THAT(metrics,
+                HasSubstr("sconce_load_step_seconds_count{model=\"m\",step=\"" + step + "\"} 1"));
   }
+  EXPECT_THAT(metrics, HasSubstr("sconce_versions{model=\"m\",state=\"published\"} 1"));
 }
 
 TEST_F(ReloaderTest, NewFileBecomesTheNextVersion) {
@@ -383,7 +179,7 @@ TEST_F(ReloaderTest, FolderThatVanishesForAMomentIsServedOn) {
   Start();
   ASSERT_TRUE(AwaitServed("m", "one"));
   dir_.Rename("models/m", "aside");
-  EXPECT_EQ(reloader_->Load("m").code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Load("m").code(), absl::StatusCode::kNotFound);
   dir_.Rename("aside", "models/m");
   LetThePolicyWork();
   EXPECT_THAT(history_.Of("m"), ElementsAre("one"));
@@ -406,7 +202,7 @@ TEST_F(ReloaderTest, RepositoryThatCannotBeReadLeavesEverythingServing) {
   // Each call is answered by a look of its own; a folder that is gone for that long is removed.
   const TimePoint long_enough = Clock::Real()->Now() + 5 * options_.times.settle;
   while (Clock::Real()->Now() < long_enough) {
-    EXPECT_EQ(reloader_->Load("m").code(), absl::StatusCode::kUnavailable);
+    EXPECT_EQ(Load("m").code(), absl::StatusCode::kUnavailable);
   }
   EXPECT_EQ(Served("m"), "one");
   dir_.Rename("elsewhere", "models");
@@ -420,7 +216,7 @@ TEST_F(ReloaderTest, SeveralFilesAreToldApartByTheOperator) {
   dir_.Write("models/m/b.pth", "b");
   Start();
   ASSERT_TRUE(AwaitError("m", "a.pth, b.pth"));
-  EXPECT_EQ(reloader_->Load("m").code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(Load("m").code(), absl::StatusCode::kFailedPrecondition);
   dir_.Remove("models/m/b.pth");
   EXPECT_TRUE(AwaitServed("m", "a"));
 }
@@ -445,7 +241,7 @@ TEST_F(ReloaderTest, OtherTensorsAreRefusedUntilTheOperatorAcceptsThem) {
   ASSERT_TRUE(AwaitError("m", "RepositoryModelLoad"));
   EXPECT_THAT(Error("m"), HasSubstr("1000"));
   EXPECT_EQ(Served("m"), "one");
-  EXPECT_TRUE(reloader_->Load("m").ok());
+  EXPECT_TRUE(Load("m").ok());
   EXPECT_EQ(Served("m"), "wide");
   EXPECT_EQ(Error("m"), "");
 }
@@ -468,16 +264,16 @@ TEST_F(ReloaderTest, LoadTakesAFileThatDidNotChange) {
   Replace("m", "one");
   Start();
   ASSERT_TRUE(AwaitServed("m", "one"));
-  EXPECT_TRUE(reloader_->Load("m").ok());
+  EXPECT_TRUE(Load("m").ok());
   EXPECT_EQ(Number("m"), 2);
 }
 
 TEST_F(ReloaderTest, LoadFindsAFolderThatNoLookHasSeen) {
   options_.watch = {.poll_interval = hours(1), .use_inotify = false};
   Start();
-  EXPECT_EQ(reloader_->Load("m").code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Load("m").code(), absl::StatusCode::kNotFound);
   Replace("m", "one");
-  EXPECT_TRUE(reloader_->Load("m").ok());
+  EXPECT_TRUE(Load("m").ok());
   EXPECT_EQ(Served("m"), "one");
 }
 
@@ -485,13 +281,13 @@ TEST_F(ReloaderTest, LoadSaysWhyItFailed) {
   dir_.MakeFolder("models/empty");
   Replace("m", "bad");
   Start();
-  EXPECT_EQ(reloader_->Load("empty").code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Load("empty").code(), absl::StatusCode::kNotFound);
   for (int i = 0; i < 3; ++i) {
-    const absl::Status status = reloader_->Load("m");
+    const absl::Status status = Load("m");
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
     EXPECT_THAT(std::string(status.message()), HasSubstr("it is bad"));
   }
-  const absl::Status status = reloader_->Load("no\nsuch");
+  const absl::Status status = Load("no\nsuch");
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(status.message().find('\n'), absl::string_view::npos);
 }
@@ -508,7 +304,7 @@ TEST_F(ReloaderTest, UnloadedModelStaysOutUntilItIsLoaded) {
   Replace("m", "two");
   LetThePolicyWork();
   EXPECT_EQ(Served("m"), "(nothing)");
-  EXPECT_TRUE(reloader_->Load("m").ok());
+  EXPECT_TRUE(Load("m").ok());
   EXPECT_EQ(Served("m"), "two");
   EXPECT_EQ(Number("m"), 2);
   EXPECT_EQ(Error("m"), "");
@@ -520,7 +316,7 @@ TEST_F(ReloaderTest, UnloadDoesNotWaitForALoadAndTheLoadIsNotPublished) {
   ASSERT_TRUE(AwaitServed("m", "one"));
   loader_.gate("m").Close();
   absl::Status loaded;
-  std::thread caller([&] { loaded = reloader_->Load("m"); });
+  std::thread caller([&] { loaded = Load("m"); });
   loader_.gate("m").AwaitHeld();
   EXPECT_TRUE(reloader_->Unload("m").ok());
   EXPECT_EQ(Served("m"), "(nothing)");
@@ -539,7 +335,7 @@ TEST_F(ReloaderTest, NothingIsPublishedAfterStopAndCallersAreLetGo) {
   Replace("m", "two");
   loader_.gate("m").AwaitHeld();
   absl::Status loaded;
-  std::thread caller([&] { loaded = reloader_->Load("m"); });
+  std::thread caller([&] { loaded = Load("m"); });
   std::atomic<bool> stopped{false};
   std::thread stopper([&] {
     reloader_->Stop();
@@ -551,7 +347,7 @@ TEST_F(ReloaderTest, NothingIsPublishedAfterStopAndCallersAreLetGo) {
   loader_.gate("m").Open();
   stopper.join();
   EXPECT_THAT(history_.Of("m"), ElementsAre("one"));
-  EXPECT_EQ(reloader_->Load("m").code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(Load("m").code(), absl::StatusCode::kUnavailable);
 }
 
 TEST_F(ReloaderTest, ModelThatIsAddedLaterDoesNotMakeTheServerUnready) {
@@ -566,7 +362,7 @@ TEST_F(ReloaderTest, ModelThatIsAddedLaterDoesNotMakeTheServerUnready) {
 TEST_F(ReloaderTest, RetiredVersionsAreFreed) {
   Replace("m", "one");
   Start();
-  for (int i = 0; i < 10; ++i) ASSERT_TRUE(reloader_->Load("m").ok());
+  for (int i = 0; i < 10; ++i) ASSERT_TRUE(Load("m").ok());
   EXPECT_TRUE(Await([&] { return reaper_.reaped() >= 9; }));
 }
 
@@ -585,7 +381,7 @@ TEST_F(ReloaderTest, ConvergesAfterATurmoil) {
     operators.emplace_back([this, model] {
       for (int i = 0; i < 30; ++i) {
         if (i % 3 == 0) (void)reloader_->Unload(model);
-        (void)reloader_->Load(model);
+        (void)Load(model);
         if (i % 5 == 0) loader_.FailNext(model, 2);
       }
     });
@@ -600,7 +396,7 @@ TEST_F(ReloaderTest, ConvergesAfterATurmoil) {
   for (const std::string& model : models) {
     Replace(model, "last");
     // It may be unloaded still: an operator's last call may have found no folder.
-    (void)reloader_->Load(model);
+    (void)Load(model);
     EXPECT_TRUE(AwaitServed(model, "last")) << model << ": " << Error(model);
   }
 }

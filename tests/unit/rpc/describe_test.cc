@@ -9,7 +9,7 @@ namespace {
 
 TEST(DescribeTest, MetadataHasTheBatchDimensionAndTheWeights) {
   const auto version = MakeFakeVersion("m", 7, {}, {3, -1});
-  const auto metadata = DescribeMetadata(*version);
+  const auto metadata = DescribeMetadata(*version, {7});
   EXPECT_EQ(metadata.name(), "m");
   ASSERT_EQ(metadata.versions_size(), 1);
   EXPECT_EQ(metadata.versions(0), "7");
@@ -61,17 +61,16 @@ TEST(DescribeTest, StatisticsAreWhatWasCounted) {
   EXPECT_EQ(statistics.batch_stats(0).batch_size(), 3u);
 }
 
-TEST(DescribeTest, IndexSaysStateAndReason) {
-  const auto version = MakeFakeVersion("m", 7, {});
-  const auto ready = DescribeIndex("m", version.get(), {true, "file is garbage \xff"});
-  EXPECT_EQ(ready.state(), "READY");
-  EXPECT_EQ(ready.version(), "7");
-  EXPECT_EQ(ready.reason(), "file is garbage \\xff");
-  EXPECT_EQ(DescribeIndex("m", nullptr, {true, ""}).state(), "LOADING");
-  const auto gone = DescribeIndex("m", nullptr, {false, "why"});
-  EXPECT_EQ(gone.state(), "UNAVAILABLE");
-  EXPECT_EQ(gone.version(), "");
-  EXPECT_EQ(gone.reason(), "why");
+TEST(DescribeTest, ReasonsOfTheIndexAreUtf8) {
+  IndexedModel model;
+  model.name = "m";
+  model.serving.live = MakeFakeVersion("m", 7, {});
+  model.progress = {true, "file is garbage \xff"};
+  const auto entries = DescribeIndex(model, false);
+  ASSERT_EQ(entries.size(), 1u);
+  EXPECT_EQ(entries[0].state(), "READY");
+  EXPECT_EQ(entries[0].version(), "7");
+  EXPECT_EQ(entries[0].reason(), "file is garbage \\xff");
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cstring>
 #include <future>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -19,8 +20,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "proto/admin.grpc.pb.h"
 #include "proto/open_inference.grpc.pb.h"
 #include "tests/support/fake_replica.h"
+#include "tests/unit/rpc/fake_control.h"
 #include "tests/unit/rpc/fake_regions.h"
 
 namespace sconce {
@@ -29,20 +32,6 @@ namespace {
 using namespace std::chrono_literals;
 using inference::ModelInferRequest;
 using inference::ModelInferResponse;
-
-class FakeControl : public RepositoryControl {
- public:
-  absl::Status Load(const std::string& model) override {
-    loaded = model;
-    return result;
-  }
-  absl::Status Unload(const std::string& model) override {
-    unloaded = model;
-    return result;
-  }
-  std::string loaded, unloaded;
-  absl::Status result;
-};
 
 // A call of any method with bytes as they are.
 class RawCall {
@@ -409,6 +398,7 @@ TEST_F(GrpcServerTest, ReflectionListsTheService) {
   ASSERT_TRUE(listed.has_value());
   EXPECT_NE(listed->find("inference.GRPCInferenceService"), listed->npos);
   EXPECT_NE(listed->find("grpc.health.v1.Health"), listed->npos);
+  EXPECT_NE(listed->find("sconce.admin.v1.Admin"), listed->npos);
 }
 
 TEST_F(GrpcServerTest, ReadinessOfServerAndModels) {
@@ -500,20 +490,20 @@ TEST_F(GrpcServerTest, LoadsAndUnloadsThroughTheControl) {
   load.set_model_name("m");
   inference::RepositoryModelLoadResponse loaded;
   EXPECT_TRUE(Call(&Stub::RepositoryModelLoad, load, &loaded).ok());
-  EXPECT_EQ(control_.loaded, "m");
+  EXPECT_EQ(control_.asked, std::vector<std::string>{"load m"});
   control_.result = absl::NotFoundError("no folder");
   EXPECT_EQ(Call(&Stub::RepositoryModelLoad, load, &loaded).error_code(), grpc::NOT_FOUND);
   control_.result = absl::OkStatus();
 
-  control_.loaded.clear();
-  (*load.mutable_parameters())["config"].set_string_param("{}");
+  control_.asked.clear();
+  (*load.mutable_parameters())["priority"].set_string_param("1");
   const grpc::Status refused = Call(&Stub::RepositoryModelLoad, load, &loaded);
   EXPECT_EQ(refused.error_code(), grpc::UNIMPLEMENTED);
-  EXPECT_NE(refused.error_message().find("'config'"), std::string::npos);
+  EXPECT_NE(refused.error_message().find("'priority'"), std::string::npos);
   load.clear_parameters();
   load.set_repository_name("other");
   EXPECT_EQ(Call(&Stub::RepositoryModelLoad, load, &loaded).error_code(), grpc::UNIMPLEMENTED);
-  EXPECT_EQ(control_.loaded, "");
+  EXPECT_TRUE(control_.asked.empty());
 
   // As tritonclient sends it.
   inference::RepositoryModelUnloadRequest unload;
@@ -521,7 +511,88 @@ TEST_F(GrpcServerTest, LoadsAndUnloadsThroughTheControl) {
   (*unload.mutable_parameters())["unload_dependents"].set_bool_param(false);
   inference::RepositoryModelUnloadResponse unloaded;
   EXPECT_TRUE(Call(&Stub::RepositoryModelUnload, unload, &unloaded).ok());
-  EXPECT_EQ(control_.unloaded, "m");
+  EXPECT_EQ(control_.asked, std::vector<std::string>{"unload m"});
+  (*unload.mutable_parameters())["force"].set_bool_param(true);
+  EXPECT_EQ(Call(&Stub::RepositoryModelUnload, unload, &unloaded).error_code(),
+            grpc::UNIMPLEMENTED);
+  EXPECT_EQ(control_.asked.size(), 1u);
+}
+
+TEST_F(GrpcServerTest, TheAdminServiceIsOnTheSamePort) {
+  Start();
+  control_.models = {StatusOf("m")};
+  control_.answers = 3;
+  const auto stub = admin::v1::Admin::NewStub(channel_);
+  grpc::ClientContext context;
+  admin::v1::RollbackRequest request;
+  request.set_model("m");
+  admin::v1::RollbackResponse response;
+  ASSERT_TRUE(stub->Rollback(&context, request, &response).ok());
+  EXPECT_EQ(response.version(), 3);
+  EXPECT_EQ(response.model().name(), "m");
+  grpc::ClientContext status_context;
+  admin::v1::StatusResponse status;
+  ASSERT_TRUE(stub->Status(&status_context, {}, &status).ok());
+  EXPECT_EQ(status.control(), "follow");
+}
+
+TEST_F(GrpcServerTest, WeightsInALoadDoNotLetRequestsGrow) {
+  GrpcServer other({.address = {"127.0.0.1", 0},
+                    .max_request_bytes = 1 << 20,
+                    .inline_weights_max_bytes = 8 << 20},
+                   parts_, "1.2.3");
+  const auto address = other.Start();
+  ASSERT_TRUE(address.ok()) << address.status();
+  stub_ = inference::GRPCInferenceService::NewStub(
+      grpc::CreateChannel(address->ToString(), grpc::InsecureChannelCredentials()));
+  Publish("m", 1, 1, 0);
+  using Stub = inference::GRPCInferenceService::Stub;
+  inference::RepositoryModelLoadRequest load;
+  load.set_model_name("m");
+  (*load.mutable_parameters())["file:model.pth"].set_bytes_param(std::string(8 << 20, 'x'));
+  inference::RepositoryModelLoadResponse loaded;
+  const grpc::Status taken = Call(&Stub::RepositoryModelLoad, load, &loaded);
+  EXPECT_TRUE(taken.ok()) << taken.error_message();
+  EXPECT_EQ(control_.overrides.files.at("model.pth").size(), size_t{8} << 20);
+  (*load.mutable_parameters())["file:model.pth"].set_bytes_param(std::string((8 << 20) + 1, 'x'));
+  EXPECT_EQ(Call(&Stub::RepositoryModelLoad, load, &loaded).error_code(), grpc::RESOURCE_EXHAUSTED);
+
+  const ModelInferRequest large = Request("m", std::vector<float>(1 << 18));
+  const grpc::Status refused = Infer(large);
+  EXPECT_EQ(refused.error_code(), grpc::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(
+      refused.error_message(),
+      absl::StrCat("expected a request of at most 1048576 bytes, got ", large.ByteSizeLong()));
+  EXPECT_TRUE(Infer(Request("m")).ok());
+}
+
+TEST_F(GrpcServerTest, AnswersOfACanaryAndOfAVersionByNumberSayWhoGaveThem) {
+  Start();
+  Serving serving{.live = MakeFakeVersion("m", 7, {.scale = 7})};
+  serving.canary = MakeFakeVersion("m", 8, {.scale = 8});
+  serving.canary_share = 0.5;
+  serving.others[3] = MakeFakeVersion("m", 3, {.scale = 3});
+  registry_.Serve(registry_.Add("m"), std::move(serving));
+  std::map<std::string, int> answered;
+  const auto check = [&](const ModelInferRequest& request) {
+    ModelInferResponse response;
+    const grpc::Status status = Infer(request, &response);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    ++answered[response.model_version()];
+    EXPECT_EQ(response.parameters().at("weights_id").string_param(),
+              absl::StrCat("id", response.model_version()));
+    const auto scale = static_cast<float>(std::stoi(response.model_version()));
+    EXPECT_EQ(Values(response), (std::vector<float>{scale, 2 * scale}));
+  };
+  for (int i = 0; i < 10; ++i) check(Request("m"));
+  EXPECT_EQ(answered, (std::map<std::string, int>{{"7", 5}, {"8", 5}}));
+  answered.clear();
+  ModelInferRequest wanted = Request("m");
+  for (const char* version : {"3", "7", "8"}) {
+    wanted.set_model_version(version);
+    check(wanted);
+  }
+  EXPECT_EQ(answered, (std::map<std::string, int>{{"3", 1}, {"7", 1}, {"8", 1}}));
 }
 
 TEST_F(GrpcServerTest, RegionsAreRegisteredListedAndUnregistered) {

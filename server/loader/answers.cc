@@ -1,0 +1,192 @@
+#include "server/loader/answers.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "server/base/printable.h"
+
+namespace sconce {
+namespace {
+
+// Exact for every 64-bit integer, so that two that differ are not taken for equal.
+using Wide = long double;
+
+Wide FromHalf(uint16_t bits) {
+  const int exponent = (bits >> 10) & 0x1f;
+  const int fraction = bits & 0x3ff;
+  Wide value;
+  if (exponent == 0x1f) {
+    value = fraction == 0 ? std::numeric_limits<Wide>::infinity()
+                          : std::numeric_limits<Wide>::quiet_NaN();
+  } else if (exponent == 0) {
+    value = std::ldexp(static_cast<Wide>(fraction), -24);
+  } else {
+    value = std::ldexp(static_cast<Wide>(fraction + 0x400), exponent - 25);
+  }
+  return (bits & 0x8000) != 0 ? -value : value;
+}
+
+template <typename T>
+T Load(const std::byte* at) {
+  T value;
+  std::memcpy(&value, at, sizeof value);
+  return value;
+}
+
+// None of what is no real number.
+std::optional<Wide> ValueAt(DType dtype, const std::byte* at) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return Load<float>(at);
+    case DType::kFloat64:
+      return Load<double>(at);
+    case DType::kFloat16:
+      return FromHalf(Load<uint16_t>(at));
+    case DType::kBFloat16:
+      return std::bit_cast<float>(static_cast<uint32_t>(Load<uint16_t>(at)) << 16);
+    case DType::kInt8:
+      return Load<int8_t>(at);
+    case DType::kInt16:
+      return Load<int16_t>(at);
+    case DType::kInt32:
+      return Load<int32_t>(at);
+    case DType::kInt64:
+      return static_cast<Wide>(Load<int64_t>(at));
+    case DType::kUInt8:
+    case DType::kBool:
+      return Load<uint8_t>(at);
+    case DType::kUInt16:
+      return Load<uint16_t>(at);
+    case DType::kUInt32:
+      return Load<uint32_t>(at);
+    case DType::kUInt64:
+      return static_cast<Wide>(Load<uint64_t>(at));
+    default:
+      return std::nullopt;
+  }
+}
+
+Wide Allowed(Wide expected, const Tolerance& tolerance) {
+  if (!std::isfinite(expected)) return 0;
+  return tolerance.absolute + tolerance.relative * std::abs(expected);
+}
+
+bool Agree(Wide expected, Wide got, const Tolerance& tolerance) {
+  if (expected == got) return true;
+  if (std::isnan(expected) || std::isnan(got)) return std::isnan(expected) && std::isnan(got);
+  if (std::isinf(expected) || std::isinf(got)) return false;
+  return std::abs(got - expected) <= Allowed(expected, tolerance);
+}
+
+// "[0, 17]".
+std::string IndexText(int64_t element, const std::vector<int64_t>& shape) {
+  std::vector<int64_t> index(shape.size());
+  for (size_t d = shape.size(); d-- > 0;) {
+    index[d] = element % shape[d];
+    element /= shape[d];
+  }
+  return absl::StrCat("[", absl::StrJoin(index, ", "), "]");
+}
+
+int64_t BytesPerRow(const KeptTensor& tensor) {
+  return tensor.shape[0] == 0 ? 0 : static_cast<int64_t>(tensor.bytes.size()) / tensor.shape[0];
+}
+
+// Rows [first, first + rows) of the sample's inputs, in the replica's memory.
+absl::StatusOr<BatchInput> Stage(Replica& replica, const Sample& sample, int64_t first,
+                                 int64_t rows) {
+  std::vector<int64_t> sizes;
+  for (const KeptTensor& input : sample.inputs) sizes.push_back(rows * BytesPerRow(input));
+  auto staged = replica.Stage(sizes);
+  if (!staged.ok()) return staged.status();
+  BatchInput batch;
+  batch.inputs = *std::move(staged);
+  for (size_t i = 0; i < sample.inputs.size(); ++i) {
+    const KeptTensor& input = sample.inputs[i];
+    HostTensor& target = batch.inputs[i];
+    const std::byte* const from = input.bytes.data() + first * BytesPerRow(input);
+    std::copy_n(from, sizes[i], target.bytes.begin());
+    target.dtype = input.dtype;
+    target.shape = input.shape;
+    target.shape[0] = rows;
+  }
+  return batch;
+}
+
+// A sample that the network cannot run will not run at the next try either.
+absl::Status About(const Sample& sample, const absl::Status& error) {
+  const absl::StatusCode code =
+      absl::IsInternal(error) ? absl::StatusCode::kInvalidArgument : error.code();
+  return absl::Status(code, absl::StrCat(sample.name, ": ", std::string(error.message())));
+}
+
+}  // namespace
+
+absl::Status CompareAnswers(const Sample& sample, const Signature& signature, int64_t first_row,
+                            absl::Span<const HostTensor> outputs, const Tolerance& tolerance) {
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const KeptTensor& expected = sample.outputs[i];
+    const HostTensor& got = outputs[i];
+    const std::string name =
+        absl::StrCat(sample.name, ": output '", Printable(signature.outputs[i].name), "'");
+    std::vector<int64_t> shape = got.shape;
+    shape[0] = expected.shape[0];
+    if (expected.dtype != got.dtype || expected.shape != shape) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, ": expected ", std::string(OipDatatype(expected.dtype)),
+                       ShapeString(expected.shape), ", got ", std::string(OipDatatype(got.dtype)),
+                       ShapeString(shape)));
+    }
+    const int64_t size = DTypeSize(got.dtype);
+    const int64_t count = static_cast<int64_t>(got.bytes.size()) / size;
+    const std::byte* const from = expected.bytes.data() + first_row * BytesPerRow(expected);
+    for (int64_t e = 0; e < count; ++e) {
+      const std::optional<Wide> wanted = ValueAt(expected.dtype, from + e * size);
+      const std::optional<Wide> came = ValueAt(got.dtype, got.bytes.data() + e * size);
+      const bool agree = wanted.has_value()
+                             ? Agree(*wanted, *came, tolerance)
+                             : std::memcmp(from + e * size, got.bytes.data() + e * size, size) == 0;
+      if (agree) continue;
+      const int64_t element = first_row * (count / std::max<int64_t>(got.shape[0], 1)) + e;
+      const std::string where =
+          absl::StrCat(name, ", element ", IndexText(element, expected.shape), ": ");
+      if (!wanted.has_value())
+        return absl::InvalidArgumentError(where + "other bytes than expected");
+      return absl::InvalidArgumentError(
+          absl::StrCat(where, absl::StrFormat("expected %.9g, got %.9g, tolerance %.3g", *wanted,
+                                              *came, Allowed(*wanted, tolerance))));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status AskSample(Replica& replica, const Signature& signature, const Sample& sample,
+                       const Tolerance& tolerance) {
+  for (int64_t first = 0; first < sample.rows();) {
+    const int64_t rows = std::min(sample.rows() - first, replica.max_rows());
+    auto batch = Stage(replica, sample, first, rows);
+    if (!batch.ok()) return About(sample, batch.status());
+    const auto outputs = replica.Run(*std::move(batch));
+    if (!outputs.ok()) return About(sample, outputs.status());
+    if (absl::Status fits = CheckOutputs(signature, rows, *outputs); !fits.ok()) {
+      return About(sample, fits);
+    }
+    absl::Status same = CompareAnswers(sample, signature, first, *outputs, tolerance);
+    if (!same.ok()) return same;
+    first += rows;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace sconce

@@ -1,0 +1,148 @@
+#include "server/loader/golden_samples.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "server/base/printable.h"
+
+namespace sconce {
+namespace {
+
+std::string Described(DType dtype, absl::Span<const int64_t> shape) {
+  return absl::StrCat(std::string(DTypeName(dtype)), ShapeString(shape));
+}
+
+// The signature's names, for whoever gave another.
+std::string Names(const Signature& signature) {
+  std::vector<std::string> names;
+  for (const auto* specs : {&signature.inputs, &signature.outputs}) {
+    for (const TensorSpec& spec : *specs) names.push_back(Printable(spec.name));
+  }
+  return absl::StrJoin(names, ", ");
+}
+
+const TensorDescriptor* FindTensor(const Checkpoint& checkpoint, const std::string& name) {
+  const auto& tensors = checkpoint.tensors();
+  const auto found = std::find_if(tensors.begin(), tensors.end(),
+                                  [&](const TensorDescriptor& t) { return t.name == name; });
+  return found == tensors.end() ? nullptr : &*found;
+}
+
+bool Fits(const TensorDescriptor& tensor, const TensorSpec& spec) {
+  if (tensor.dtype != spec.dtype || tensor.quantizer.has_value() || tensor.sparse.has_value() ||
+      tensor.shape.size() != spec.dims.size() + 1) {
+    return false;
+  }
+  for (size_t d = 0; d < spec.dims.size(); ++d) {
+    if (spec.dims[d] != -1 && spec.dims[d] != tensor.shape[d + 1]) return false;
+  }
+  return true;
+}
+
+// Collects the tensors of a sample that are inputs, or outputs.
+class Reader {
+ public:
+  Reader(const Checkpoint& checkpoint, const Signature& signature, std::string name,
+         int64_t max_batch_size)
+      : checkpoint_(checkpoint), signature_(signature), max_batch_size_(max_batch_size) {
+    sample_.name = std::move(name);
+  }
+
+  absl::StatusOr<Sample> Read() {
+    if (absl::Status read = ReadAll(signature_.inputs, &sample_.inputs); !read.ok()) return read;
+    if (absl::Status read = ReadAll(signature_.outputs, &sample_.outputs); !read.ok()) return read;
+    if (absl::Status known = CheckNames(); !known.ok()) return known;
+    return std::move(sample_);
+  }
+
+ private:
+  template <typename... Parts>
+  absl::Status Error(const Parts&... parts) const {
+    return absl::InvalidArgumentError(absl::StrCat(sample_.name, ": ", parts...));
+  }
+
+  absl::Status ReadAll(const std::vector<TensorSpec>& specs, std::vector<KeptTensor>* into) {
+    for (const TensorSpec& spec : specs) {
+      const TensorDescriptor* const tensor = FindTensor(checkpoint_, spec.name);
+      if (tensor == nullptr) {
+        return Error("expected a tensor '", Printable(spec.name), "', the model has ",
+                     Names(signature_));
+      }
+      if (absl::Status fits = CheckTensor(*tensor, spec); !fits.ok()) return fits;
+      KeptTensor& kept = into->emplace_back();
+      kept.dtype = tensor->dtype;
+      kept.shape = tensor->shape;
+      kept.bytes.resize(static_cast<size_t>(tensor->size_bytes()));
+      const absl::Status read = checkpoint_.ReadInto(*tensor, absl::MakeSpan(kept.bytes));
+      if (!read.ok()) return read;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckTensor(const TensorDescriptor& tensor, const TensorSpec& spec) {
+    if (!Fits(tensor, spec)) {
+      std::vector<int64_t> expected = {-1};
+      expected.insert(expected.end(), spec.dims.begin(), spec.dims.end());
+      return Error("tensor '", Printable(spec.name), "': expected ",
+                   Described(spec.dtype, expected), ", got ",
+                   Described(tensor.dtype, tensor.shape));
+    }
+    const int64_t rows = tensor.shape[0];
+    if (rows < 1 || rows > max_batch_size_) {
+      return Error("tensor '", Printable(spec.name), "': expected 1 to ", max_batch_size_,
+                   " rows, which is max_batch_size, got ", rows);
+    }
+    if (rows_ == 0) rows_ = rows;
+    if (rows != rows_) {
+      return Error("tensor '", Printable(spec.name), "': expected ", rows_,
+                   " rows as the first input has, got ", rows);
+    }
+    if (tensor.size_bytes() > kMaxSampleBytes - size_bytes_) {
+      return Error("takes more than ", kMaxSampleBytes, " bytes");
+    }
+    size_bytes_ += tensor.size_bytes();
+    return absl::OkStatus();
+  }
+
+  // A name that is none of the model's is most likely one that was mistyped.
+  absl::Status CheckNames() const {
+    for (const TensorDescriptor& tensor : checkpoint_.tensors()) {
+      const auto is_it = [&](const TensorSpec& spec) { return spec.name == tensor.name; };
+      if (std::none_of(signature_.inputs.begin(), signature_.inputs.end(), is_it) &&
+          std::none_of(signature_.outputs.begin(), signature_.outputs.end(), is_it)) {
+        return Error("tensor '", Printable(tensor.name), "' is unknown, the model has ",
+                     Names(signature_));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  const Checkpoint& checkpoint_;
+  const Signature& signature_;
+  const int64_t max_batch_size_;
+  Sample sample_;
+  int64_t rows_ = 0;
+  int64_t size_bytes_ = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<Sample> ReadGoldenSample(const std::string& path, const CheckpointOptions& options,
+                                        const Signature& signature, int64_t max_batch_size) {
+  const auto checkpoint = OpenCheckpoint(path, options);
+  if (!checkpoint.ok()) return checkpoint.status();
+  const std::string file = std::filesystem::path(path).filename().string();
+  auto sample = Reader(**checkpoint, signature,
+                       absl::StrCat("golden sample '", Printable(file), "'"), max_batch_size)
+                    .Read();
+  if (!sample.ok()) return sample;
+  if (absl::Status same = (*checkpoint)->CheckUnchanged(); !same.ok()) return same;
+  return sample;
+}
+
+}  // namespace sconce
