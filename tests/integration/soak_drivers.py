@@ -150,7 +150,9 @@ class FileDriver(Driver):
 
     def before_restart(self):
         """Brings onto the disk what answers: else nobody could answer it afterwards."""
-        if self.absent or self.inline or self.on_disk is None or (
+        if self.absent:
+            self.bring_back()
+        elif self.inline or self.on_disk is None or (
                 not self.unloaded and self.on_disk != self.live[0]):
             if self.pinned:
                 self.unpin()

@@ -292,6 +292,7 @@ def test_swaps_with_devices_that_stand_still_for_a_moment(serve_sim, repository)
 def test_swaps_leave_no_byte_on_a_device(serve_sim, repository):
     width = 256
     path = save(constant_mlp(0, width), place(repository, "m"))
+    path.with_name("config.pbtxt").write_text("swap { retain_versions: 0 }\n")
     server = serve_sim()
     ones = lambda rows: np.ones((rows, width), np.float32)
 

@@ -129,7 +129,10 @@ def test_requests_are_answered_while_another_model_loads(serve, repository):
     outside = rate([(quiet, began) for quiet, began, _ in windows])
     inside = rate([(began, ended) for _, began, ended in windows])
     assert inside > outside / 4, f"{inside:.0f} answers a second in a load, {outside:.0f} without"
-    assert np.diff(np.sort(moments)).max() < 1, "nobody was answered for a second"
+    for _, began, ended in windows:
+        answered = np.sort(moments[(moments >= began) & (moments < ended)])
+        gaps = np.diff(np.concatenate([[began], answered, [ended]]))
+        assert gaps.max() < 2, "nobody was answered for two seconds of a load"
 
 
 def test_a_refused_file_is_not_read_again_until_it_changes(serve, repository):
@@ -226,6 +229,8 @@ def swapped(shared_repository):
     assert not problem, problem
 
 
+# The threads of simulated devices take more of it than a request does, now more and now less.
+@pytest.mark.any_device
 def test_a_request_costs_no_more_after_many_swaps(swapped):
     assert swapped.cost_after < 2 * swapped.cost_before, (
         f"{1e6 * swapped.cost_before:.0f} us before, {1e6 * swapped.cost_after:.0f} us after")
