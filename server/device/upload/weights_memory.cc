@@ -17,6 +17,16 @@ constexpr int64_t kInRange = int64_t{64} << 10;
 constexpr size_t kPage = size_t{4} << 10;
 constexpr size_t kHugePage = size_t{2} << 20;
 
+// Has the kernel make the pages ready, from here. Where it finds them missing while it reads a file
+// into them, it holds the lock of all of the process's memory meanwhile, which a background thread
+// that is put aside keeps for as long as the others are busy: requests then wait for it, up to a
+// second on a processor that was shared with a large network. Here it holds the mapping's own.
+void Touch(std::byte* begin, size_t size) {
+  for (size_t at = 0; at < size; at += kPage) {
+    *static_cast<volatile std::byte*>(begin + at) = std::byte{0};
+  }
+}
+
 constexpr size_t RoundUp(size_t size, size_t unit) { return (size + unit - 1) / unit * unit; }
 
 }  // namespace
@@ -60,6 +70,7 @@ at::Tensor HostWeightsMemory::Take(int64_t size_bytes) {
     address = range_->begin() + used_;
     used_ += size;
   }
+  Touch(address, size);
   return at::from_blob(
       address, {size_bytes},
       [range = range_, size](void* memory) { (void)::madvise(memory, size, MADV_DONTNEED); },
