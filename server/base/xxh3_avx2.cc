@@ -1,8 +1,5 @@
 #include "server/base/xxh3_avx2.h"
 
-#if defined(__x86_64__)
-#pragma GCC target("avx2")
-#endif
 // All of xxHash that is used here becomes part of this file alone, under other names.
 #define XXH_INLINE_ALL
 #include <xxhash.h>
