@@ -1,11 +1,9 @@
 #include "server/loader/answers.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <optional>
 #include <string>
 #include <utility>
@@ -13,29 +11,15 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
+#include "server/base/element_index.h"
 #include "server/base/printable.h"
+#include "server/checkpoint/data/half_float.h"
 
 namespace sconce {
 namespace {
 
 // Exact for every 64-bit integer, so that two that differ are not taken for equal.
 using Wide = long double;
-
-Wide FromHalf(uint16_t bits) {
-  const int exponent = (bits >> 10) & 0x1f;
-  const int fraction = bits & 0x3ff;
-  Wide value;
-  if (exponent == 0x1f) {
-    value = fraction == 0 ? std::numeric_limits<Wide>::infinity()
-                          : std::numeric_limits<Wide>::quiet_NaN();
-  } else if (exponent == 0) {
-    value = std::ldexp(static_cast<Wide>(fraction), -24);
-  } else {
-    value = std::ldexp(static_cast<Wide>(fraction + 0x400), exponent - 25);
-  }
-  return (bits & 0x8000) != 0 ? -value : value;
-}
 
 template <typename T>
 T Load(const std::byte* at) {
@@ -52,9 +36,9 @@ std::optional<Wide> ValueAt(DType dtype, const std::byte* at) {
     case DType::kFloat64:
       return Load<double>(at);
     case DType::kFloat16:
-      return FromHalf(Load<uint16_t>(at));
+      return HalfToFloat(Load<uint16_t>(at));
     case DType::kBFloat16:
-      return std::bit_cast<float>(static_cast<uint32_t>(Load<uint16_t>(at)) << 16);
+      return BFloat16ToFloat(Load<uint16_t>(at));
     case DType::kInt8:
       return Load<int8_t>(at);
     case DType::kInt16:
@@ -87,16 +71,6 @@ bool Agree(Wide expected, Wide got, const Tolerance& tolerance) {
   if (std::isnan(expected) || std::isnan(got)) return std::isnan(expected) && std::isnan(got);
   if (std::isinf(expected) || std::isinf(got)) return false;
   return std::abs(got - expected) <= Allowed(expected, tolerance);
-}
-
-// "[0, 17]".
-std::string IndexText(int64_t element, const std::vector<int64_t>& shape) {
-  std::vector<int64_t> index(shape.size());
-  for (size_t d = shape.size(); d-- > 0;) {
-    index[d] = element % shape[d];
-    element /= shape[d];
-  }
-  return absl::StrCat("[", absl::StrJoin(index, ", "), "]");
 }
 
 int64_t BytesPerRow(const KeptTensor& tensor) {
@@ -160,7 +134,7 @@ absl::Status CompareAnswers(const Sample& sample, const Signature& signature, in
       if (agree) continue;
       const int64_t element = first_row * (count / std::max<int64_t>(got.shape[0], 1)) + e;
       const std::string where =
-          absl::StrCat(name, ", element ", IndexText(element, expected.shape), ": ");
+          absl::StrCat(name, ", element ", ElementIndexText(element, expected.shape), ": ");
       if (!wanted.has_value())
         return absl::InvalidArgumentError(where + "other bytes than expected");
       return absl::InvalidArgumentError(

@@ -34,14 +34,8 @@ const TensorDescriptor* FindTensor(const Checkpoint& checkpoint, const std::stri
 }
 
 bool Fits(const TensorDescriptor& tensor, const TensorSpec& spec) {
-  if (tensor.dtype != spec.dtype || tensor.quantizer.has_value() || tensor.sparse.has_value() ||
-      tensor.shape.size() != spec.dims.size() + 1) {
-    return false;
-  }
-  for (size_t d = 0; d < spec.dims.size(); ++d) {
-    if (spec.dims[d] != -1 && spec.dims[d] != tensor.shape[d + 1]) return false;
-  }
-  return true;
+  return tensor.dtype == spec.dtype && !tensor.quantizer.has_value() &&
+         !tensor.sparse.has_value() && RowsFit(spec, tensor.shape);
 }
 
 // Collects the tensors of a sample that are inputs, or outputs.

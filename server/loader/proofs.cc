@@ -16,13 +16,9 @@ bool Fits(const std::vector<KeptTensor>& tensors, const std::vector<TensorSpec>&
   if (tensors.size() != specs.size()) return false;
   for (size_t i = 0; i < specs.size(); ++i) {
     const KeptTensor& tensor = tensors[i];
-    const std::vector<int64_t>& dims = specs[i].dims;
-    if (tensor.dtype != specs[i].dtype || tensor.shape.size() != dims.size() + 1 ||
-        tensor.shape[0] < 1 || tensor.shape[0] > max_batch_size) {
+    if (tensor.dtype != specs[i].dtype || !RowsFit(specs[i], tensor.shape) || tensor.shape[0] < 1 ||
+        tensor.shape[0] > max_batch_size) {
       return false;
-    }
-    for (size_t d = 0; d < dims.size(); ++d) {
-      if (dims[d] != -1 && dims[d] != tensor.shape[d + 1]) return false;
     }
   }
   return true;

@@ -19,12 +19,7 @@ std::string NamesOf(absl::Span<const TensorSpec> specs) {
 }
 
 bool ShapeFits(const TensorSpec& spec, absl::Span<const int64_t> shape) {
-  if (shape.size() != spec.dims.size() + 1 || shape[0] < 1) return false;
-  for (size_t i = 0; i < spec.dims.size(); ++i) {
-    const int64_t got = shape[i + 1];
-    if (got < 0 || (spec.dims[i] != -1 && spec.dims[i] != got)) return false;
-  }
-  return true;
+  return RowsFit(spec, shape) && shape[0] >= 1;
 }
 
 // False on overflow.
@@ -45,6 +40,15 @@ bool SizeInBytes(absl::Span<const int64_t> shape, DType dtype, int64_t* size_byt
 }
 
 }  // namespace
+
+bool RowsFit(const TensorSpec& spec, absl::Span<const int64_t> shape) {
+  if (shape.size() != spec.dims.size() + 1) return false;
+  for (size_t i = 0; i < spec.dims.size(); ++i) {
+    const int64_t got = shape[i + 1];
+    if (got < 0 || (spec.dims[i] != -1 && spec.dims[i] != got)) return false;
+  }
+  return true;
+}
 
 std::string ShapeString(absl::Span<const int64_t> shape) {
   constexpr size_t kMaxDims = 16;

@@ -62,6 +62,9 @@ absl::Status CheckOutputs(const Signature& signature, int64_t rows,
 
 // "FP32[-1,3,224,224]": a spec with its batch dimension, or a declared shape.
 std::string SpecString(const TensorSpec& spec);
+// Whether rows of that shape, however many `shape` begins with, are what `spec` says.
+bool RowsFit(const TensorSpec& spec, absl::Span<const int64_t> shape);
+
 std::string ShapeString(absl::Span<const int64_t> shape);
 
 }  // namespace sconce

@@ -1,5 +1,7 @@
 #include "server/reload/model_entry.h"
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "server/reload/version_policy.h"
 
@@ -13,6 +15,20 @@ Standing StandingOf(const ModelEntry& entry) {
 
 const KnownVersion* LiveOf(const ModelEntry& entry) {
   return entry.serving.empty() ? nullptr : &entry.serving.rbegin()->second;
+}
+
+std::set<int64_t> NumberedThatServe(const ModelEntry& entry) {
+  std::set<int64_t> numbers;
+  for (const auto& [number, known] : entry.serving) {
+    if (known.place != 0) numbers.insert(number);
+  }
+  return numbers;
+}
+
+KnownVersion TakeCandidate(ModelEntry* entry) {
+  KnownVersion known = std::move(entry->candidate->known);
+  entry->candidate.reset();
+  return known;
 }
 
 Serving ServingOf(const ModelEntry& entry) {

@@ -115,6 +115,12 @@ Standing StandingOf(const ModelEntry& entry);
 // Null where nothing answers.
 const KnownVersion* LiveOf(const ModelEntry& entry);
 
+// The versions that answer and came from numbered folders.
+std::set<int64_t> NumberedThatServe(const ModelEntry& entry);
+
+// REQUIRES: there is one. Nothing but that is changed.
+KnownVersion TakeCandidate(ModelEntry* entry);
+
 // What the registry is to be told.
 Serving ServingOf(const ModelEntry& entry);
 

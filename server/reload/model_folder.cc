@@ -29,6 +29,8 @@ constexpr std::array<absl::string_view, 2> kIndexEndings = {".safetensors.index.
 // Folders of more entries than this are no models; messages name a few of them only.
 constexpr size_t kMaxEntries = 10'000;
 constexpr size_t kMaxNamed = 5;
+// Of a folder, on any file system.
+constexpr size_t kMaxNameLength = 255;
 
 bool IsIndex(absl::string_view name) {
   return std::any_of(kIndexEndings.begin(), kIndexEndings.end(), [name](absl::string_view ending) {
@@ -112,6 +114,14 @@ absl::Status ObserveAll(const std::vector<std::string>& entries, const std::stri
 }
 
 }  // namespace
+
+bool IsModelName(absl::string_view name) {
+  return !name.empty() && name.size() <= kMaxNameLength && !IsHidden(name) &&
+         std::all_of(name.begin(), name.end(), [](char c) {
+           return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' ||
+                  c == '-';
+         });
+}
 
 bool IsHidden(absl::string_view name) { return absl::StartsWith(name, "."); }
 

@@ -19,6 +19,8 @@ namespace sconce {
 
 inline constexpr char kGoldenFolder[] = "golden";
 
+// Whether a folder of that name is a model's: letters, digits, '.', '_' and '-', not hidden.
+bool IsModelName(absl::string_view name);
 // What programs hide: dot files, and what is not there before it is renamed.
 bool IsHidden(absl::string_view name);
 

@@ -197,6 +197,8 @@ class Reloader : public RepositoryControl {
   void Serve(const EntryPtr& entry);
   // Versions that the registry has lost with their devices.
   void ForgetLost(ModelEntry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A task of the model has ended: what was found meanwhile is looked at.
+  void EndTask(ModelEntry* entry);
   // These take the change_mutex.
   void DropReplacedCandidate(const EntryPtr& entry);
   void WithdrawUnwanted(const EntryPtr& entry);

@@ -53,10 +53,7 @@ TimePoint Reloader::Act(const EntryPtr& entry, TimePoint now, WallTime wall_now)
   AnswerWaiting(entry.get());
 
   if (following && !wanted.empty()) {
-    std::set<int64_t> serving;
-    for (const auto& [number, known] : entry->serving) {
-      if (known.place != 0) serving.insert(number);
-    }
+    const std::set<int64_t> serving = NumberedThatServe(*entry);
     if (std::includes(serving.begin(), serving.end(), wanted.begin(), wanted.end())) {
       entry->established = true;
     }

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "absl/strings/ascii.h"
+#include "server/reload/model_folder.h"
 #include "server/reload/reloader.h"
 #include "server/reload/reloader_text.h"
 #include "server/reload/retention.h"
@@ -14,15 +14,6 @@ namespace {
 
 // A disk that hangs keeps an answer back no longer than this.
 constexpr std::chrono::seconds kSavePatience(1);
-constexpr size_t kMaxNameLength = 255;
-
-bool IsModelName(const std::string& name) {
-  return !name.empty() && name.size() <= kMaxNameLength && name.front() != '.' &&
-         std::all_of(name.begin(), name.end(), [](char c) {
-           return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' ||
-                  c == '-';
-         });
-}
 
 }  // namespace
 
@@ -238,9 +229,7 @@ absl::StatusOr<int64_t> Reloader::Promote(const std::string& name, int64_t numbe
         return absl::NotFoundError(absl::StrCat(
             "version ", number, " does not wait to be promoted, version ", answers, " does"));
       }
-      KnownVersion known = std::move(entry->candidate->known);
-      entry->candidate.reset();
-      Install(entry.get(), std::move(known), nullptr);
+      Install(entry.get(), TakeCandidate(entry.get()), nullptr);
     }
     Serve(entry);
   }

@@ -127,8 +127,7 @@ void Reloader::Begin(ModelEntry* entry, KnownVersion known, bool canary) {
 void Reloader::DropCandidate(ModelEntry* entry, const std::string& why,
                              const absl::Status& refusal) {
   if (!entry->candidate.has_value()) return;
-  const KnownVersion known = std::move(entry->candidate->known);
-  entry->candidate.reset();
+  const KnownVersion known = TakeCandidate(entry);
   const auto place = entry->places.find(known.place);
   if (place != entry->places.end() && !known.overridden) {
     place->second.candidate.reset();
@@ -212,9 +211,13 @@ void Reloader::DropReplacedCandidate(const EntryPtr& entry) {
     }
     Serve(entry);
   }
+  EndTask(entry.get());
+}
+
+void Reloader::EndTask(ModelEntry* entry) {
   MutexLock lock(&mutex_);
   entry->busy = false;
-  Refresh(entry.get());
+  Refresh(entry);
   watcher_->LookNow();
 }
 
@@ -224,11 +227,7 @@ void Reloader::WithdrawUnwanted(const EntryPtr& entry) {
     MutexLock change(&entry->change_mutex);
     {
       MutexLock lock(&mutex_);
-      std::set<int64_t> serving;
-      for (const auto& [number, known] : entry->serving) {
-        if (known.place != 0) serving.insert(number);
-      }
-      withdrawn = VersionsToWithdraw(WantedOf(*entry, RefusedToo::kNo), serving);
+      withdrawn = VersionsToWithdraw(WantedOf(*entry, RefusedToo::kNo), NumberedThatServe(*entry));
       for (const int64_t number : withdrawn) {
         KnownVersion known = std::move(entry->serving.at(number));
         entry->serving.erase(number);
@@ -248,10 +247,7 @@ void Reloader::WithdrawUnwanted(const EntryPtr& entry) {
     spdlog::info("model '{}': version {} is withdrawn, version_policy does not want it any more",
                  entry->name, number);
   }
-  MutexLock lock(&mutex_);
-  entry->busy = false;
-  Refresh(entry.get());
-  watcher_->LookNow();
+  EndTask(entry.get());
 }
 
 void Reloader::LoseVersion(const EntryPtr& entry, const ModelVersion* version,
@@ -358,13 +354,9 @@ void Reloader::EndCanary(const EntryPtr& entry, const std::shared_ptr<const Mode
         DropCandidate(entry.get(), why, absl::FailedPreconditionError(why));
       } else if (ChooseEntranceAfterCanary(*canary) == Entrance::kHold) {
         held = true;
-        KnownVersion known = std::move(entry->candidate->known);
-        entry->candidate.reset();
-        Begin(entry.get(), std::move(known), false);
+        Begin(entry.get(), TakeCandidate(entry.get()), false);
       } else {
-        KnownVersion known = std::move(entry->candidate->known);
-        entry->candidate.reset();
-        Install(entry.get(), std::move(known), nullptr);
+        Install(entry.get(), TakeCandidate(entry.get()), nullptr);
       }
     }
     Serve(entry);

@@ -9,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "server/reload/model_folder.h"
@@ -22,12 +21,6 @@ namespace fs = std::filesystem;
 // Of a model that has more numbered folders, the highest ones are looked at, and those that its
 // configuration names.
 constexpr size_t kMaxNumbered = 1000;
-
-bool IsModelName(absl::string_view name) {
-  return std::all_of(name.begin(), name.end(), [](char c) {
-    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == '-';
-  });
-}
 
 // Where the files lie that `source` is made of: a change of theirs matters.
 void AddFolders(const ModelSource& source, std::set<std::string>* folders) {

@@ -7,14 +7,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/base/printable.h"
+#include "server/reload/reloader_text.h"
 
 namespace sconce {
-namespace {
-
-std::string Text(const absl::Status& status) { return std::string(status.message()); }
-
-}  // namespace
-
 StateKeeper::StateKeeper(std::string path, std::function<SavedState()> current)
     : path_(std::move(path)), current_(std::move(current)) {}
 

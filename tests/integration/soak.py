@@ -227,7 +227,8 @@ class World:
         self.each(lambda driver: driver.before_restart())
         self.check_answers()
         self._may_be_unready = True
-        self.disturb("UNAVAILABLE", "CANCELLED", "UNKNOWN")
+        # Of numbered versions the highest comes first; the others are not found until they are there.
+        self.disturb("UNAVAILABLE", "CANCELLED", "UNKNOWN", "NOT_FOUND")
         ended = self.server
         if kill:
             ended.process.kill()

@@ -121,6 +121,8 @@ class FileDriver(Driver):
         self.on_disk = None  # the value that the folder holds; None: nothing that can be served
         self.wanted = None  # what following the folder leads to
         self.live = None  # (value, number) of what answers
+        self.last = None  # the same, of what answered last
+        self.restarted = False  # and nothing was published since
         # What a rollback must bring back, and whether that came with a load: (live, inline).
         self.before = None
         self.pinned = self.unloaded = self.inline = self.absent = False
@@ -144,9 +146,10 @@ class FileDriver(Driver):
     def started(self):
         """The server is ready, for the first time or again."""
         self.before = None
+        self.restarted = True
         if self.unloaded:
             return self.not_served()
-        self.published(self.on_disk, again=True)
+        self.published(self.on_disk)
 
     def before_restart(self):
         """Brings onto the disk what answers: else nobody could answer it afterwards."""
@@ -342,14 +345,14 @@ class FileDriver(Driver):
         self.wait_for(lambda: self.probe().outcome == value, f"an answer of {value}")
         self.published(value, number)
 
-    def published(self, value, number=None, again=False):
+    def published(self, value, number=None):
         answer = self.probe()
         assert answer.outcome == value, f"{self.name}: expected {value}, got {answer}"
         if number is not None:
             assert answer.number == number, f"{self.name}: expected version {number}, got {answer}"
-        elif again and self.live and self.live[1] == self.highest:
+        elif self.restarted and self.last == (value, self.highest):
             # After a restart the last version comes back as what it was.
-            assert answer.number == self.live[1], f"{self.name}: was {self.live}, got {answer}"
+            assert answer.number == self.highest, f"{self.name}: was {self.last}, got {answer}"
         else:
             assert answer.number > self.highest, (
                 f"{self.name}: expected a version above {self.highest}, got {answer}")
@@ -357,7 +360,8 @@ class FileDriver(Driver):
         # The same weights once more replace themselves.
         if self.live is None or self.live[0] != value:
             self.before = self.retained()
-        self.live = (value, answer.number)
+        self.live = self.last = (value, answer.number)
+        self.restarted = False
         self.history.begin(Epoch({value}, {answer.number: frozenset({value})}))
 
     def retained(self):

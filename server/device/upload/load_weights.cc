@@ -33,11 +33,6 @@ using Way = UploadPlan::Way;
 // One is filled while the one before is copied.
 constexpr int64_t kPortionsPerThread = 2;
 
-bool AllOnTheHost(absl::Span<const WeightsTarget> targets) {
-  return std::all_of(targets.begin(), targets.end(),
-                     [](const WeightsTarget& target) { return target.device.is_cpu(); });
-}
-
 class Load {
  public:
   Load(const Checkpoint& checkpoint, const UploadPlan& plan,
@@ -46,7 +41,7 @@ class Load {
         plan_(plan),
         targets_(targets),
         pool_(*options.pool),
-        pass_(&checkpoint, &plan, &options, AllOnTheHost(targets)),
+        pass_(&checkpoint, &plan, &options, targets),
         places_(targets.size(), std::vector<Place>(plan.blocks.size())) {
     for (const WeightsTarget& target : targets) writers_.emplace_back(&checkpoint, &plan, target);
     for (size_t i = 0; i < targets.size() && direct != nullptr; ++i) {
@@ -58,7 +53,7 @@ class Load {
   }
 
   // What is queued reads and writes what is freed next.
-  ~Load() { static_cast<void>(AwaitDevices()); }
+  ~Load() { static_cast<void>(AwaitAll(writers_)); }
 
   absl::StatusOr<LoadedWeights> Run() {
     if (absl::Status status = AllocateWhatIsNewForSure(); !status.ok()) return status;
@@ -72,7 +67,7 @@ class Load {
     });
     if (!moved.ok()) return moved;
     if (absl::Status status = checkpoint_.CheckUnchanged(); !status.ok()) return status;
-    if (absl::Status status = AwaitDevices(); !status.ok()) return status;
+    if (absl::Status status = AwaitAll(writers_); !status.ok()) return status;
     return Result();
   }
 
@@ -89,19 +84,6 @@ class Load {
 
     bool wants_bytes() const { return tensor != nullptr && !is_shared; }
   };
-
-  // All of them, for better or worse; the first error.
-  absl::Status AwaitDevices() {
-    absl::Status first;
-    for (const WeightsWriter& writer : writers_) {
-      const absl::Status status = Guarded(writer.name(), [&] {
-        writer.Await();
-        return absl::OkStatus();
-      });
-      if (first.ok()) first = status;
-    }
-    return first;
-  }
 
   bool IsPooled(const UploadPlan::Block& block) const {
     return block.tensor.has_value() && block.size_bytes > 0;
@@ -131,7 +113,7 @@ class Load {
     }
     // What a device reads by itself is in no stream's order: whoever had this memory before is to
     // be done with it.
-    return direct_.has_value() ? AwaitDevices() : absl::OkStatus();
+    return direct_.has_value() ? AwaitAll(writers_) : absl::OkStatus();
   }
 
   // `together_bytes`: with what else is taken now, for the message.
@@ -153,15 +135,11 @@ class Load {
 
   absl::Status MakeRing() {
     const int64_t portions = std::min(
-        pass_.portions(), pass_.threads() * (AllOnTheHost(targets_) ? 1 : kPortionsPerThread));
-    c10::Device device = targets_[0].device;
-    for (const WeightsTarget& target : targets_) {
-      if (!target.device.is_cpu()) device = target.device;
-    }
+        pass_.portions(), pass_.threads() * (pass_.device().is_cpu() ? 1 : kPortionsPerThread));
     const std::string what = absl::StrCat("page-locked memory for a load, ", portions, " x ",
                                           pass_.portion_bytes(), " bytes");
     return Guarded(what, [&] {
-      ring_ = std::make_unique<PortionRing>(device, pass_.portion_bytes(), portions);
+      ring_ = std::make_unique<PortionRing>(pass_.device(), pass_.portion_bytes(), portions);
       return absl::OkStatus();
     });
   }

@@ -191,11 +191,6 @@ class Written final : public Overwrite {
   std::vector<NewTensor> new_tensors_;
 };
 
-bool AllOnTheHost(absl::Span<const WeightsTarget> targets) {
-  return std::all_of(targets.begin(), targets.end(),
-                     [](const WeightsTarget& target) { return target.device.is_cpu(); });
-}
-
 class Overwriting {
  public:
   Overwriting(const Checkpoint& checkpoint, const UploadPlan& plan,
@@ -207,11 +202,11 @@ class Overwriting {
         live_(live),
         survey_(survey),
         pool_(*options.pool),
-        pass_(&checkpoint, &plan, &options, AllOnTheHost(targets)) {
+        pass_(&checkpoint, &plan, &options, targets) {
     for (const WeightsTarget& target : targets) writers_.emplace_back(&checkpoint, &plan, target);
   }
 
-  ~Overwriting() { static_cast<void>(AwaitDevices()); }
+  ~Overwriting() { static_cast<void>(AwaitAll(writers_)); }
 
   absl::StatusOr<std::unique_ptr<Overwrite>> Run(int64_t keep_bytes, bool* destroyed) {
     if (absl::Status status = CheckFits(); !status.ok()) return status;
@@ -228,7 +223,7 @@ class Overwriting {
       return written;
     }
     // What is still queued would write over what is brought back.
-    const absl::Status awaited = AwaitDevices();
+    const absl::Status awaited = AwaitAll(writers_);
     const bool spoilt =
         has_begun_ && !(awaited.ok() && written->is_kept() && written->Restore().ok());
     written->LeaveAsBefore(spoilt);
@@ -237,18 +232,6 @@ class Overwriting {
   }
 
  private:
-  absl::Status AwaitDevices() {
-    absl::Status first;
-    for (const WeightsWriter& writer : writers_) {
-      const absl::Status status = Guarded(writer.name(), [&] {
-        writer.Await();
-        return absl::OkStatus();
-      });
-      if (first.ok()) first = status;
-    }
-    return first;
-  }
-
   absl::Status CheckFits() const {
     for (size_t t = 0; t < targets_.size(); ++t) {
       const auto* live = dynamic_cast<const PooledTensors*>(live_[t].get());
@@ -300,11 +283,7 @@ class Overwriting {
 
   absl::Status Prepare(Written& written, int64_t keep_bytes) {
     written.Keep(keep_bytes);
-    c10::Device device = targets_[0].device;
-    for (const WeightsTarget& target : targets_) {
-      if (!target.device.is_cpu()) device = target.device;
-    }
-    ring_ = std::make_unique<PortionRing>(device, pass_.portion_bytes(),
+    ring_ = std::make_unique<PortionRing>(pass_.device(), pass_.portion_bytes(),
                                           std::min<int64_t>(pass_.portions(), 2 * pass_.threads()));
     return absl::OkStatus();
   }
@@ -321,7 +300,7 @@ class Overwriting {
     });
     if (!written.ok()) return written;
     if (absl::Status status = checkpoint_.CheckUnchanged(); !status.ok()) return status;
-    return AwaitDevices();
+    return AwaitAll(writers_);
   }
 
   absl::Status WriteOne(size_t tensor, const std::vector<Change>& changes) {

@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
+#include "server/base/element_index.h"
 #include "server/base/non_finite.h"
 #include "server/base/printable.h"
 #include "server/weights/scalar_type.h"
@@ -27,16 +27,6 @@ std::string NumberText(DType dtype, std::byte* element) {
   if (!IsComplex(dtype)) return absl::StrCat(one.to(at::kDouble).item<double>());
   const auto value = one.to(at::kComplexDouble).item<c10::complex<double>>();
   return absl::StrCat("(", value.real(), ", ", value.imag(), ")");
-}
-
-// Where the element is, as PyTorch counts: "[3, 0, 17]".
-std::string IndexText(int64_t element, const std::vector<int64_t>& shape) {
-  std::vector<int64_t> index(shape.size());
-  for (size_t i = shape.size(); i-- > 0;) {
-    index[i] = element % shape[i];
-    element /= shape[i];
-  }
-  return absl::StrCat("[", absl::StrJoin(index, ", "), "]");
 }
 
 }  // namespace
@@ -107,7 +97,8 @@ absl::Status PassingTensor::Finite() const {
           .has_value();
   return absl::InvalidArgumentError(absl::StrCat(
       "tensor '", Printable(tensor_.name), "': expected finite weights, got ",
-      NumberText(tensor_.dtype, bytes.data()), " at ", IndexText(found_->element, tensor_.shape),
+      NumberText(tensor_.dtype, bytes.data()), " at ",
+      ElementIndexText(found_->element, tensor_.shape),
       as_it_is ? "" : absl::StrCat(", too large for ", std::string(DTypeName(found_->as)))));
 }
 

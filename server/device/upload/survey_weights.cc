@@ -23,8 +23,8 @@ class Survey {
         plan_(plan),
         targets_(targets),
         pool_(*options.pool),
-        pass_(&checkpoint, &plan, &options, /*host_alone=*/true),
-        ring_(c10::Device(c10::DeviceType::CPU), pass_.portion_bytes(),
+        pass_(&checkpoint, &plan, &options, /*targets=*/{}),
+        ring_(pass_.device(), pass_.portion_bytes(),
               std::min<int64_t>(pass_.portions(), pass_.threads())) {}
 
   absl::StatusOr<std::unique_ptr<WeightsSurvey>> Run() {

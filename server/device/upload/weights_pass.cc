@@ -26,7 +26,7 @@ constexpr int64_t kHotBytes = int64_t{512} << 10;
 }  // namespace
 
 WeightsPass::WeightsPass(const Checkpoint* checkpoint, const UploadPlan* plan,
-                         const WeightsOptions* options, bool host_alone)
+                         const WeightsOptions* options, absl::Span<const WeightsTarget> targets)
     : checkpoint_(*checkpoint),
       plan_(*plan),
       options_(*options),
@@ -39,7 +39,10 @@ WeightsPass::WeightsPass(const Checkpoint* checkpoint, const UploadPlan* plan,
   for (const TensorDescriptor& tensor : checkpoint_.tensors()) bytes += tensor.size_bytes();
   threads_ = static_cast<int>(std::min<int64_t>(std::min(AvailableProcessors(), kMostThreads),
                                                 1 + bytes / kBytesPerThread));
-  if (host_alone) CutForTheCache();
+  for (const WeightsTarget& target : targets) {
+    if (!target.device.is_cpu()) device_ = target.device;
+  }
+  if (device_.is_cpu()) CutForTheCache();
 }
 
 void WeightsPass::CutForTheCache() {

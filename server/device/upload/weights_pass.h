@@ -26,16 +26,18 @@ namespace sconce {
 
 class WeightsPass {
  public:
-  // `host_alone`: all targets are the CPU, for which bytes pass in pieces that its cache holds. All
-  // outlive it.
+  // `targets`: where the bytes go on to, if anywhere. Those of no other device than the CPU pass in
+  // pieces that its cache holds. The pointers outlive it.
   WeightsPass(const Checkpoint* checkpoint, const UploadPlan* plan, const WeightsOptions* options,
-              bool host_alone);
+              absl::Span<const WeightsTarget> targets);
 
   // The memory that bytes pass through, if any do: as many portions of that size as there are
   // threads will do.
   int64_t portion_bytes() const { return portion_bytes_; }
   int64_t portions() const { return portions_; }
   int threads() const { return threads_; }
+  // For which the portions are page-locked: one of the targets, unless all are the CPU.
+  c10::Device device() const { return device_; }
 
   // What is to be read; a tensor that is larger than a portion is a job of its own.
   const std::vector<UploadPlan::Job>& jobs() const { return jobs_; }
@@ -75,6 +77,7 @@ class WeightsPass {
   const Checkpoint& checkpoint_;
   const UploadPlan& plan_;
   const WeightsOptions& options_;
+  c10::Device device_{c10::DeviceType::CPU};
   std::vector<UploadPlan::Job> jobs_;
   int64_t portion_bytes_ = 0;
   int64_t portions_ = 0;

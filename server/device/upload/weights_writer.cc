@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "server/device/torch_errors.h"
 #include "server/device/upload/pooled_tensors.h"
 #include "server/weights/scalar_type.h"
 
@@ -112,6 +113,18 @@ void WeightsWriter::Fill(const UploadPlan::Block& block, const at::Tensor& memor
 
 void WeightsWriter::Await() const {
   if (target_.stream.has_value()) target_.stream->synchronize();
+}
+
+absl::Status AwaitAll(const std::deque<WeightsWriter>& writers) {
+  absl::Status first;
+  for (const WeightsWriter& writer : writers) {
+    const absl::Status status = Guarded(writer.name(), [&] {
+      writer.Await();
+      return absl::OkStatus();
+    });
+    if (first.ok()) first = status;
+  }
+  return first;
 }
 
 }  // namespace sconce

@@ -11,10 +11,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "server/base/mutex.h"
 #include "server/checkpoint/checkpoint.h"
@@ -74,6 +76,9 @@ class WeightsWriter {
   // What is to be cast, as it came: one portion after the other, in the stream's order.
   at::Tensor scratch_ ABSL_GUARDED_BY(queueing_);
 };
+
+// Waits for all of them, for better or worse; the first error.
+absl::Status AwaitAll(const std::deque<WeightsWriter>& writers);
 
 }  // namespace sconce
 
