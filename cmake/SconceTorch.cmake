@@ -4,6 +4,10 @@
 #   Torch::cpu      libtorch_cpu and libc10
 #   Torch::cuda     libtorch_cuda and libc10_cuda; linked by the CUDA module alone
 # find_package(Torch) of the wheel is not used: it wants a GPU or TORCH_CUDA_ARCH_LIST to be there.
+# Also part of the installed package, which is not found where this is not.
+if(TARGET Torch::cpu)
+  return()
+endif()
 if(NOT SCONCE_TORCH_DIR)
   # Where scripts/test and scripts/quickstart put it.
   set(_cache "$ENV{SCONCE_CACHE}")
@@ -19,17 +23,26 @@ if(NOT SCONCE_TORCH_DIR)
     message(STATUS "LibTorch: ${SCONCE_TORCH_DIR}")
   endif()
 endif()
-if(NOT SCONCE_TORCH_DIR)
-  message(FATAL_ERROR "SCONCE_TORCH_DIR is not set: give the folder that holds the unpacked "
-                      "torch wheel, or run scripts/test, which fetches it.")
-endif()
+set(_problem "")
 set(_torch ${SCONCE_TORCH_DIR}/torch)
-foreach(_file lib/libtorch_cpu.so lib/libc10.so include/ATen/core/Tensor.h)
-  if(NOT EXISTS ${_torch}/${_file})
-    message(FATAL_ERROR "SCONCE_TORCH_DIR=${SCONCE_TORCH_DIR}: torch/${_file} is missing; "
-                        "expected an unpacked torch 2.11.0 wheel.")
-  endif()
-endforeach()
+if(NOT SCONCE_TORCH_DIR)
+  string(CONCAT _problem "SCONCE_TORCH_DIR is not set: give the folder that holds the unpacked "
+                         "torch wheel, or run scripts/test, which fetches it.")
+else()
+  foreach(_file lib/libtorch_cpu.so lib/libc10.so include/ATen/core/Tensor.h)
+    if(NOT _problem AND NOT EXISTS ${_torch}/${_file})
+      string(CONCAT _problem "SCONCE_TORCH_DIR=${SCONCE_TORCH_DIR}: torch/${_file} is missing; "
+                             "expected an unpacked torch 2.11.0 wheel.")
+    endif()
+  endforeach()
+endif()
+if(_problem AND CMAKE_FIND_PACKAGE_NAME)
+  set(${CMAKE_FIND_PACKAGE_NAME}_FOUND FALSE)
+  set(${CMAKE_FIND_PACKAGE_NAME}_NOT_FOUND_MESSAGE "${_problem}")
+  return()
+elseif(_problem)
+  message(FATAL_ERROR "${_problem}")
+endif()
 
 add_library(Torch::headers INTERFACE IMPORTED)
 target_compile_options(Torch::headers INTERFACE

@@ -1,6 +1,7 @@
 #include "models/architecture.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -24,19 +25,14 @@ const ParameterSpec* FindSpec(const Architecture& architecture, const std::strin
   return nullptr;
 }
 
-std::string ValueText(const ParameterValue& value) {
-  if (const bool* b = std::get_if<bool>(&value)) return *b ? "true" : "false";
-  if (const int64_t* i = std::get_if<int64_t>(&value)) return absl::StrCat(*i);
-  if (const auto* s = std::get_if<std::string>(&value)) return Quoted(*s);
-  return absl::StrCat("[", absl::StrJoin(std::get<std::vector<int64_t>>(value), ", "), "]");
-}
-
 std::string Expected(const ParameterSpec& spec) {
   switch (spec.type) {
     case ParameterSpec::Type::kBool:
       return "true or false";
     case ParameterSpec::Type::kInt:
       return absl::StrCat("an integer of ", spec.minimum, " to ", kMaximum);
+    case ParameterSpec::Type::kDouble:
+      return "a number";
     case ParameterSpec::Type::kInts:
       return absl::StrCat("integers of ", spec.minimum, " to ", kMaximum, " between commas");
     case ParameterSpec::Type::kString:
@@ -70,6 +66,8 @@ bool Fits(const ParameterSpec& spec, const ParameterValue& value) {
       return std::holds_alternative<bool>(value);
     case ParameterSpec::Type::kInt:
       return std::holds_alternative<int64_t>(value) && InRange(spec, std::get<int64_t>(value));
+    case ParameterSpec::Type::kDouble:
+      return std::holds_alternative<double>(value) && std::isfinite(std::get<double>(value));
     case ParameterSpec::Type::kInts: {
       const auto* elements = std::get_if<std::vector<int64_t>>(&value);
       if (elements == nullptr || elements->empty()) return false;
@@ -102,6 +100,11 @@ std::optional<ParameterValue> ParseValue(const ParameterSpec& spec, const std::s
       if (!absl::SimpleAtoi(text, &value)) return std::nullopt;
       return value;
     }
+    case ParameterSpec::Type::kDouble: {
+      double value = 0;
+      if (!absl::SimpleAtod(text, &value)) return std::nullopt;
+      return value;
+    }
     case ParameterSpec::Type::kInts: {
       std::vector<int64_t> values;
       for (absl::string_view part : absl::StrSplit(text, ',')) {
@@ -119,12 +122,20 @@ std::optional<ParameterValue> ParseValue(const ParameterSpec& spec, const std::s
 
 }  // namespace
 
+std::string ToString(const ParameterValue& value) {
+  if (const bool* b = std::get_if<bool>(&value)) return *b ? "true" : "false";
+  if (const int64_t* i = std::get_if<int64_t>(&value)) return absl::StrCat(*i);
+  if (const double* d = std::get_if<double>(&value)) return absl::StrCat(*d);
+  if (const auto* s = std::get_if<std::string>(&value)) return Quoted(*s);
+  return absl::StrCat("[", absl::StrJoin(std::get<std::vector<int64_t>>(value), ", "), "]");
+}
+
 std::string ToString(absl::string_view architecture, const Parameters& parameters) {
   return absl::StrCat(architecture, "(",
                       absl::StrJoin(parameters, ", ",
                                     [](std::string* out, const auto& parameter) {
                                       absl::StrAppend(out, parameter.first, "=",
-                                                      ValueText(parameter.second));
+                                                      ToString(parameter.second));
                                     }),
                       ")");
 }
@@ -148,7 +159,7 @@ absl::StatusOr<Parameters> CompleteParameters(const Architecture& architecture,
   for (const auto& [name, value] : parameters) {
     const ParameterSpec* spec = FindSpec(architecture, name);
     if (spec == nullptr) return UnknownParameter(architecture, name);
-    if (!Fits(*spec, value)) return WrongParameter(architecture, *spec, ValueText(value));
+    if (!Fits(*spec, value)) return WrongParameter(architecture, *spec, ToString(value));
   }
   Parameters complete = parameters;
   for (const ParameterSpec& spec : architecture.parameters()) {

@@ -1,7 +1,8 @@
 // Architecture: a kind of network that can be told from the names and shapes of its weights and
 // created from a few parameters. The catalog (catalog.h) lists them all.
 //
-// Immutable and thread-safe; lives as long as the process.
+// Immutable and thread-safe. Those of the catalog live as long as the process, those made from a
+// file or a configuration (a program, a list of layers) as long as somebody holds them.
 #ifndef SCONCE_MODELS_ARCHITECTURE_H_
 #define SCONCE_MODELS_ARCHITECTURE_H_
 
@@ -29,12 +30,12 @@ struct NamedShape {
   std::vector<int64_t> shape;
 };
 
-using ParameterValue = std::variant<bool, int64_t, std::string, std::vector<int64_t>>;
+using ParameterValue = std::variant<bool, int64_t, double, std::string, std::vector<int64_t>>;
 using Parameters = std::map<std::string, ParameterValue>;
 
 // A parameter that an architecture takes.
 struct ParameterSpec {
-  enum class Type { kBool, kInt, kString, kInts };
+  enum class Type { kBool, kInt, kDouble, kString, kInts };
 
   std::string name;
   Type type = Type::kInt;
@@ -51,7 +52,10 @@ struct ParameterSpec {
 struct Inference {
   Parameters parameters;
   // What the weights cannot tell and had to be assumed, and how to say otherwise; often empty.
-  std::string assumed;
+  std::string assumed = "";
+  // What in the weights is otherwise than in this network, where that is known without building it;
+  // empty: nothing.
+  std::string contradiction = "";
 };
 
 class Architecture {
@@ -65,13 +69,22 @@ class Architecture {
   // Reads from the names and shapes what they tell of the parameters. `configured` holds what the
   // operator has set; these values win. NotFound: this is not such a network, with the reason.
   // FailedPrecondition: it may well be, but something must be configured, with what.
-  // That the rest of the names and shapes fit is not checked here.
+  // That the rest of the names and shapes fit is not checked here. Names may be in any spelling
+  // that NameOf knows.
   virtual absl::StatusOr<Inference> Infer(absl::Span<const NamedShape> state,
                                           const Parameters& configured) const = 0;
+
+  // The name that the network has for a tensor that a checkpoint calls `saved`, where that is an
+  // older spelling that the original library accepts too; "": the tensor is known, and this network
+  // has no use for it (the original library ignores it). `saved` itself otherwise.
+  virtual std::string NameOf(const std::string& saved) const { return saved; }
 
   // The network, without memory for its weights; parameters not given have their defaults.
   virtual absl::StatusOr<std::unique_ptr<Net>> Create(const Parameters& parameters) const = 0;
 };
+
+// "10", "[2, 2]", "\"relu\"".
+std::string ToString(const ParameterValue& value);
 
 // "resnet50(num_classes=10)".
 std::string ToString(absl::string_view architecture, const Parameters& parameters);

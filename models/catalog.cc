@@ -1,7 +1,7 @@
 #include "models/catalog.h"
 
 #include <algorithm>
-#include <string_view>
+#include <optional>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -16,10 +16,19 @@ namespace sconce::models {
 namespace {
 
 std::vector<const Architecture*> MakeCatalog() {
-  std::vector<const Architecture*> all = {Linear(), Mlp(), Digits(), AlexNet()};
-  for (const Architecture* resnet : ResNets()) all.push_back(resnet);
-  for (const Architecture* vgg : Vggs()) all.push_back(vgg);
+  std::vector<const Architecture*> all = {Linear(), Mlp(), Digits()};
+  for (const Family* family :
+       {&Bert(),        &DistilBert(),   &Mpnet(),     &Roberta(),   &AlexNet(),      &ConvNext(),
+        &DenseNet(),    &EfficientNet(), &GoogLeNet(), &Inception(), &MaxVit(),       &MnasNet(),
+        &MobileNetV2(), &MobileNetV3(),  &RegNet(),    &ResNet(),    &ShuffleNetV2(), &SqueezeNet(),
+        &Swin(),        &SwinV2(),       &Vgg(),       &Vit()}) {
+    for (const Architecture* architecture : ArchitecturesOf(*family)) all.push_back(architecture);
+  }
   return all;
+}
+
+std::shared_ptr<const Architecture> Unowned(const Architecture* architecture) {
+  return {std::shared_ptr<void>(), architecture};
 }
 
 std::string ConfigLine(absl::string_view name, absl::string_view parameters = "") {
@@ -50,6 +59,9 @@ class Listing {
   size_t count_ = 0;
   std::vector<std::string> shown_;
 };
+
+// The likeness from which a network is worth naming.
+constexpr double kNear = 0.5;
 
 // How far a state is from a network.
 struct Distance {
@@ -89,30 +101,54 @@ bool ShapeFits(absl::Span<const int64_t> seen, at::IntArrayRef expected) {
   return std::equal(seen.begin(), seen.end(), expected.begin(), expected.end());
 }
 
-// A state whose tensors are found by name.
-struct IndexedState {
-  explicit IndexedState(absl::Span<const NamedShape> state) : tensors(state) {
-    for (size_t i = 0; i < state.size(); ++i) index.emplace(state[i].name, i);
+// The tensors of `state` by the names that `architecture` has for them. Of two that it has one name
+// for, the first; none that it has no use for.
+class NamedByNetwork {
+ public:
+  NamedByNetwork(absl::Span<const NamedShape> state, const Architecture& architecture)
+      : use_(state.size(), Use::kUnknown) {
+    for (size_t i = 0; i < state.size(); ++i) {
+      std::string name = architecture.NameOf(state[i].name);
+      if (name.empty()) {
+        use_[i] = Use::kNone;
+      } else {
+        index_.emplace(std::move(name), i);
+      }
+    }
   }
 
-  absl::Span<const NamedShape> tensors;
-  std::unordered_map<std::string_view, size_t> index;
+  // The index of the tensor of the network's `name`; nullopt where there is none.
+  std::optional<size_t> Take(const std::string& name) {
+    const auto it = index_.find(name);
+    if (it == index_.end()) return std::nullopt;
+    use_[it->second] = Use::kTaken;
+    return it->second;
+  }
+
+  // That nothing has taken, though the network may have a use for it.
+  bool IsUnexpected(size_t index) const { return use_[index] == Use::kUnknown; }
+
+ private:
+  enum class Use { kUnknown, kTaken, kNone };
+
+  std::unordered_map<std::string, size_t> index_;
+  std::vector<Use> use_;
 };
 
-Distance Compare(const IndexedState& state, const Net& net) {
+Distance Compare(absl::Span<const NamedShape> state, const Architecture& architecture,
+                 const Net& net) {
   Distance distance;
-  std::vector<bool> expected_too(state.tensors.size(), false);
+  NamedByNetwork by_name(state, architecture);
   for (const NamedTensor& expected : net.State()) {
-    const auto it = state.index.find(expected.name);
-    if (it == state.index.end()) {
+    const std::optional<size_t> index = by_name.Take(expected.name);
+    if (!index.has_value()) {
       if (MayBeAbsent(expected)) continue;
       ++distance.in_network;
       distance.missing.Add([&] { return Quoted(expected.name); });
       continue;
     }
     ++distance.in_network;
-    expected_too[it->second] = true;
-    const std::vector<int64_t>& shape = state.tensors[it->second].shape;
+    const std::vector<int64_t>& shape = state[*index].shape;
     const at::IntArrayRef sizes = expected.tensor.sizes();
     if (ShapeFits(shape, sizes)) {
       ++distance.matching;
@@ -123,18 +159,18 @@ Distance Compare(const IndexedState& state, const Net& net) {
       });
     }
   }
-  for (size_t i = 0; i < state.tensors.size(); ++i) {
-    if (!expected_too[i]) distance.unexpected.Add([&] { return Quoted(state.tensors[i].name); });
+  for (size_t i = 0; i < state.size(); ++i) {
+    if (by_name.IsUnexpected(i)) distance.unexpected.Add([&] { return Quoted(state[i].name); });
   }
   return distance;
 }
 
 // Adds the distance to the network of these parameters, if there can be one.
-void Measure(const IndexedState& state, const Architecture* architecture, Inference inference,
-             std::vector<Distance>& distances) {
+void Measure(absl::Span<const NamedShape> state, const Architecture* architecture,
+             Inference inference, std::vector<Distance>& distances) {
   absl::StatusOr<std::unique_ptr<Net>> net = architecture->Create(inference.parameters);
   if (!net.ok()) return;
-  Distance distance = Compare(state, **net);
+  Distance distance = Compare(state, *architecture, **net);
   distance.architecture = architecture;
   distance.parameters = std::move(inference.parameters);
   distance.assumed = std::move(inference.assumed);
@@ -152,11 +188,7 @@ std::string Seen(absl::Span<const NamedShape> state) {
                       absl::StrJoin(tensors, ", "), ")");
 }
 
-std::string Known(absl::Span<const Architecture* const> catalog) {
-  return absl::StrJoin(catalog, ", ", [](std::string* out, const Architecture* architecture) {
-    absl::StrAppend(out, architecture->name());
-  });
-}
+constexpr char kWhereListed[] = "`sconce architectures` lists those there are";
 
 absl::StatusOr<Detection> TakeConfigured(absl::Span<const NamedShape> state,
                                          const Configured& configured,
@@ -165,9 +197,8 @@ absl::StatusOr<Detection> TakeConfigured(absl::Span<const NamedShape> state,
     return known->name() == configured.architecture;
   });
   if (it == catalog.end()) {
-    return absl::InvalidArgumentError(absl::StrCat("no architecture is called ",
-                                                   Quoted(configured.architecture),
-                                                   "; known: ", Known(catalog)));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "no architecture is called ", Quoted(configured.architecture), "; ", kWhereListed));
   }
   const Architecture& architecture = **it;
   absl::StatusOr<Parameters> given = ParseParameters(architecture, configured.parameters);
@@ -182,14 +213,14 @@ absl::StatusOr<Detection> TakeConfigured(absl::Span<const NamedShape> state,
   for (const auto& [name, value] : *given) parameters[name] = value;
   std::string why = absl::StrCat(ToString(architecture.name(), parameters), ", as configured");
   if (!inference->assumed.empty()) absl::StrAppend(&why, "; ", inference->assumed);
-  return Detection{&architecture, std::move(parameters), std::move(why)};
+  return Detection{Unowned(&architecture), std::move(parameters), std::move(why)};
 }
 
-// What each architecture makes of a state.
+// What each architecture makes of a state. Building a network to compare with takes milliseconds,
+// so as few as possible are built: of a family whose weights tell their sizes, one.
 struct Survey {
   std::vector<Distance> distances;
-  // An architecture whose parameters the weights do not show cannot fit. It may be what comes
-  // nearest, but most weights are told without building such networks.
+  // What cannot fit, by what the weights tell. It may still be what comes nearest.
   std::vector<std::pair<const Architecture*, Inference>> cannot_fit;
   absl::Status needs_configuration;
 
@@ -201,9 +232,21 @@ struct Survey {
     return fitting;
   }
 
-  // Of a state that nothing fits: all distances, the nearest first.
-  std::vector<Distance> ByLikeness(const IndexedState& state) && {
+  // Of a state that nothing fits: distances, the nearest first.
+  std::vector<Distance> ByLikeness(absl::Span<const NamedShape> state) && {
+    constexpr size_t kMostBuilt = 4;
+    const bool one_is_near =
+        std::any_of(distances.begin(), distances.end(),
+                    [](const Distance& distance) { return distance.likeness() >= kNear; });
+    // First those that merely show no parameter, then one of each family that contradicts itself.
+    std::stable_partition(cannot_fit.begin(), cannot_fit.end(), [](const auto& candidate) {
+      return candidate.second.contradiction.empty();
+    });
+    absl::string_view family;
     for (auto& [architecture, inference] : cannot_fit) {
+      if (one_is_near || distances.size() >= kMostBuilt) break;
+      if (architecture->family() == family) continue;
+      family = architecture->family();
       Measure(state, architecture, std::move(inference), distances);
     }
     std::stable_sort(distances.begin(), distances.end(), [](const Distance& a, const Distance& b) {
@@ -213,17 +256,21 @@ struct Survey {
   }
 };
 
-Survey Look(const IndexedState& state, absl::Span<const Architecture* const> catalog) {
+Survey Look(absl::Span<const NamedShape> state, absl::Span<const Architecture* const> catalog) {
   Survey survey;
+  absl::string_view other_family;  // of which the weights are not
   for (const Architecture* architecture : catalog) {
-    absl::StatusOr<Inference> inference = architecture->Infer(state.tensors, {});
+    if (architecture->family() == other_family) continue;
+    absl::StatusOr<Inference> inference = architecture->Infer(state, {});
+    if (absl::IsNotFound(inference.status())) other_family = architecture->family();
     if (absl::IsFailedPrecondition(inference.status())) {
       survey.needs_configuration = absl::FailedPreconditionError(
-          absl::StrCat("the weights look like ", architecture->name(), ": seen ",
-                       Seen(state.tensors), ", but ", inference.status().message()));
+          absl::StrCat("the weights look like ", architecture->name(), ": seen ", Seen(state),
+                       ", but ", inference.status().message()));
     }
     if (!inference.ok()) continue;
-    if (inference->parameters.empty() && !architecture->parameters().empty()) {
+    const bool nothing_told = inference->parameters.empty() && !architecture->parameters().empty();
+    if (nothing_told || !inference->contradiction.empty()) {
       survey.cannot_fit.emplace_back(architecture, *std::move(inference));
     } else {
       Measure(state, architecture, *std::move(inference), survey.distances);
@@ -234,8 +281,7 @@ Survey Look(const IndexedState& state, absl::Span<const Architecture* const> cat
 
 // `distances`: the nearest first.
 absl::Status UnknownWeights(absl::Span<const NamedShape> state,
-                            const std::vector<Distance>& distances,
-                            absl::Span<const Architecture* const> catalog) {
+                            const std::vector<Distance>& distances) {
   constexpr double kAlmostAsNear = 0.8;  // of the nearest one's likeness
   std::vector<std::string> nearest;
   for (const Distance& distance : distances) {
@@ -248,8 +294,8 @@ absl::Status UnknownWeights(absl::Span<const NamedShape> state,
   }
   std::string message = absl::StrCat("the weights fit no known architecture: seen ", Seen(state));
   if (nearest.empty()) {
-    absl::StrAppend(&message, "; nothing comes near. Known: ", Known(catalog),
-                    "; to choose one, write into config.pbtxt: ", ConfigLine("NAME"));
+    absl::StrAppend(&message, "; nothing comes near. To choose one, write into config.pbtxt: ",
+                    ConfigLine("NAME"), "; ", kWhereListed);
   } else {
     absl::StrAppend(&message, "; nearest: ", absl::StrJoin(nearest, "; "),
                     ". To choose one, write into config.pbtxt: ",
@@ -272,12 +318,11 @@ absl::StatusOr<Detection> Detect(absl::Span<const NamedShape> state, const Confi
     return absl::InvalidArgumentError(absl::StrCat(
         "the configuration sets the architecture's parameter ",
         Quoted(configured.parameters.begin()->first),
-        " but not its name: write architecture { name: \"NAME\" ... }; known: ", Known(catalog)));
+        " but not its name: write architecture { name: \"NAME\" ... }; ", kWhereListed));
   }
   if (state.empty()) return absl::FailedPreconditionError("the weights hold no tensors");
 
-  const IndexedState indexed(state);
-  Survey survey = Look(indexed, catalog);
+  Survey survey = Look(state, catalog);
   const std::vector<const Distance*> fitting = survey.Fitting();
   if (fitting.size() == 1) {
     const Distance& found = *fitting[0];
@@ -286,7 +331,7 @@ absl::StatusOr<Detection> Detect(absl::Span<const NamedShape> state, const Confi
         state.size() == 1 ? "its one tensor" : absl::StrCat("all ", state.size(), " tensors"),
         " fit");
     if (!found.assumed.empty()) absl::StrAppend(&why, "; ", found.assumed);
-    return Detection{found.architecture, found.parameters, std::move(why)};
+    return Detection{Unowned(found.architecture), found.parameters, std::move(why)};
   }
   if (fitting.size() > 1) {
     std::vector<std::string> names, lines;
@@ -300,19 +345,17 @@ absl::StatusOr<Detection> Detect(absl::Span<const NamedShape> state, const Confi
                      ". Write into config.pbtxt which it is: ", absl::StrJoin(lines, " or ")));
   }
   if (!survey.needs_configuration.ok()) return survey.needs_configuration;
-  return UnknownWeights(state, std::move(survey).ByLikeness(indexed), catalog);
+  return UnknownWeights(state, std::move(survey).ByLikeness(state));
 }
 
 std::optional<Detection> Nearest(absl::Span<const NamedShape> state,
                                  absl::Span<const Architecture* const> catalog) {
-  constexpr double kNear = 0.5;
-  const IndexedState indexed(state);
-  Survey survey = Look(indexed, catalog);
+  Survey survey = Look(state, catalog);
   if (!survey.Fitting().empty() || !survey.needs_configuration.ok()) return std::nullopt;
-  const std::vector<Distance> distances = std::move(survey).ByLikeness(indexed);
+  const std::vector<Distance> distances = std::move(survey).ByLikeness(state);
   if (distances.empty() || distances[0].likeness() < kNear) return std::nullopt;
   const Distance& nearest = distances[0];
-  return Detection{nearest.architecture, nearest.parameters,
+  return Detection{Unowned(nearest.architecture), nearest.parameters,
                    absl::StrCat(nearest.matching, " of ", nearest.in_network, " tensors match")};
 }
 

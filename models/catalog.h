@@ -4,6 +4,7 @@
 #define SCONCE_MODELS_CATALOG_H_
 
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -22,7 +23,8 @@ struct Configured {
 };
 
 struct Detection {
-  const Architecture* architecture = nullptr;
+  // Shared, because not all come from the catalog; those that do belong to nobody.
+  std::shared_ptr<const Architecture> architecture;
   Parameters parameters;
   // Fit for a log line: how it was told, and what was assumed.
   std::string why;

@@ -7,31 +7,51 @@
 #define SCONCE_MODELS_NET_H_
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 #include <c10/core/ScalarType.h>
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "models/tensor_rules.h"
 
 namespace sconce::models {
 
 struct TensorSpec {
   std::string name;
   c10::ScalarType dtype;
-  // Without the batch dimension, which always comes first; -1 = any size.
+  // Without the batch dimension, which comes first; -1 = any size that `rules` allows.
   std::vector<int64_t> dims;
+  TensorRules rules = {};
 };
 
 struct Signature {
   std::vector<TensorSpec> inputs;
   std::vector<TensorSpec> outputs;
+  RowRules rows = {};
 };
 
 struct NamedTensor {
   std::string name;
   at::Tensor tensor;
   bool is_parameter;  // else a buffer
+};
+
+// A convolution whose output goes to a batch norm and nowhere else, so that the convolution may
+// take over the norm's numbers. Indexes are of State(); the first dimension of `weight` is the
+// channels.
+struct NormPair {
+  size_t weight = 0;
+  std::optional<size_t> bias = {};
+  // The norm's weight and bias; none: ones and zeros.
+  std::optional<size_t> scale = {};
+  std::optional<size_t> shift = {};
+  size_t mean = 0;
+  size_t variance = 0;
+  double epsilon = 0;
 };
 
 class Net {
@@ -57,12 +77,22 @@ class Net {
   // otherwise.
   virtual void Assign(size_t index, const at::Tensor& tensor) = 0;
 
-  // Inference mode for the layers that have one (batch norm, dropout).
-  virtual void Eval() = 0;
+  // Called once, after every tensor of State() has been assigned on `device`: inference mode for
+  // the layers that have one (batch norm, dropout), and what the net holds beside State()
+  // (constants) goes to `device`, too. Throws c10::Error.
+  virtual void Eval(c10::Device device) = 0;
 
-  // Inputs and outputs in the signature's order, the first dimension being the batch. Throws
-  // c10::Error. REQUIRES: every tensor of State() has been assigned.
+  // Inputs and outputs in the signature's order, the first dimension being the batch; all inputs
+  // are there, also those that requests may leave out. Throws c10::Error. REQUIRES: Eval.
   virtual std::vector<at::Tensor> Forward(const std::vector<at::Tensor>& inputs) const = 0;
+
+  // The batch norms that can be dropped.
+  virtual std::vector<NormPair> NormPairs() const { return {}; }
+
+  // Drops the norm of NormPairs()[pair]: from here on its convolution has this weight and this
+  // bias, and its output is what the norm gave. The tensors of State() that the pair names are let
+  // go. Called after Eval, once for a pair, while nobody runs the net. Throws c10::Error.
+  virtual void Fold(size_t pair, const at::Tensor& weight, const at::Tensor& bias);
 };
 
 }  // namespace sconce::models

@@ -23,26 +23,38 @@
 #include "models/catalog.h"
 #include "models/net.h"
 #include "server/checkpoint/checkpoint.h"
+#include "server/program/exported_program.h"
 #include "server/weights/load_state_dict.h"
 #include "server/weights/state_dict.h"
 
 namespace sconce::bench {
 namespace {
 
-absl::StatusOr<std::unique_ptr<models::Net>> LoadNet(const std::string& path) {
-  const auto checkpoint = OpenCheckpoint(path);
-  if (!checkpoint.ok()) return checkpoint.status();
-  const auto layout = DescribeState(**checkpoint);
+absl::StatusOr<std::unique_ptr<models::Net>> CreateNet(const Checkpoint& checkpoint,
+                                                       const std::string& program) {
+  if (!program.empty()) {
+    const auto architecture = OpenExportedProgram(program, {});
+    if (!architecture.ok()) return architecture.status();
+    return (*architecture)->Create({});
+  }
+  const auto layout = DescribeState(checkpoint);
   if (!layout.ok()) return layout.status();
   const auto detection = models::Detect(layout->tensors, {});
   if (!detection.ok()) return detection.status();
+  return detection->architecture->Create(detection->parameters);
+}
+
+absl::StatusOr<std::unique_ptr<models::Net>> LoadNet(const std::string& path,
+                                                     const std::string& program) {
+  const auto checkpoint = OpenCheckpoint(path);
+  if (!checkpoint.ok()) return checkpoint.status();
   const auto state = ReadStateDict(**checkpoint);
   if (!state.ok()) return state.status();
-  auto net = detection->architecture->Create(detection->parameters);
+  auto net = CreateNet(**checkpoint, program);
   if (!net.ok()) return net.status();
   const auto loaded = LoadStateDict(**net, *state);
   if (!loaded.ok()) return loaded.status();
-  (*net)->Eval();
+  (*net)->Eval(at::kCPU);
   return net;
 }
 
@@ -68,12 +80,14 @@ Rates Run(const models::Net& net, const std::vector<at::Tensor>& inputs, double 
 
 int Main(int argc, char** argv) {
   std::string weights;
+  std::string program;
   std::vector<int64_t> shape;
   int64_t batch = 1;
   int threads = 1;
   CLI::App app("Runs a network without a server around it; see the head of bare_libtorch.cc.",
                "sconce_bare_libtorch");
   app.add_option("--weights", weights, "The weights file.")->required();
+  app.add_option("--program", program, "An exported program to run, in place of the catalog's.");
   app.add_option("--shape", shape, "Of one row: 3,224,224.")
       ->required()
       ->delimiter(',')
@@ -83,7 +97,7 @@ int Main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
 
   at::set_num_threads(threads);
-  const auto net = LoadNet(weights);
+  const auto net = LoadNet(weights, program);
   if (!net.ok()) {
     std::cerr << "sconce_bare_libtorch: " << net.status().message() << "\n";
     return 1;

@@ -84,7 +84,9 @@ absl::StatusOr<std::unique_ptr<models::Net>> MakeBertNet(const BertShape& shape)
     models::Signature signature;
     signature.inputs = {{"tokens", at::kLong, {shape.tokens}}};
     signature.outputs = {{"pooled", at::kFloat, {shape.width}}};
-    auto forward = [raw = module.get()](const at::Tensor& tokens) { return raw->forward(tokens); };
+    auto forward = [raw = module.get()](const std::vector<at::Tensor>& inputs) {
+      return std::vector<at::Tensor>{raw->forward(inputs.at(0))};
+    };
     return std::make_unique<models::ModuleNet>("Bert", std::move(signature), std::move(module),
                                                std::move(forward));
   } catch (const std::exception& e) {

@@ -119,7 +119,7 @@ absl::StatusOr<std::unique_ptr<ModelVersion>> Versions::Load(const ExecutionOpti
   request.config.max_batch_size = workload_.batch;
   request.config.max_queue_size = int64_t{1} << 20;  // a queue that grows is measured, not refused
   request.config.execution = execution;
-  TorchVersionLoader loader({device_}, CheckpointOptions{}, &health_, false,
+  TorchVersionLoader loader({device_}, CheckpointOptions{}, &health_, false, false,
                             {&workload_.architecture, 1});
   auto loaded = loader.Load(request);
   if (!loaded.ok()) return loaded.status();
@@ -148,7 +148,7 @@ absl::StatusOr<std::unique_ptr<models::Net>> Versions::BareNet(
                     /*non_blocking=*/false, /*copy=*/true,
                     last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous));
     }
-    (*net)->Eval();
+    (*net)->Eval(device_);
   } catch (const std::exception& e) {
     return absl::InternalError(absl::StrCat(device_.str(), ": ", e.what()));
   }

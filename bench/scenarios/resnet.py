@@ -36,9 +36,9 @@ class BareLibTorch:
 
 
 @contextlib.contextmanager
-def bare_libtorch(programs, weights, batch):
+def bare_libtorch(programs, weights, batch, *flags):
     command = [programs.bare_libtorch, "--weights", weights, "--shape", "3,224,224", "--batch",
-               batch, "--threads", 1]
+               batch, "--threads", 1, *flags]
     with measuring.process(command, measuring.SERVER_CPU, stdin=subprocess.PIPE,
                            stdout=subprocess.PIPE, text=True) as process:
         yield BareLibTorch(process)

@@ -61,6 +61,8 @@ CLI::App* AddServe(CLI::App& app, ServeOptions& options) {
   serve->footer(
       "A repository holds one folder per model, the folder's name being the model's:\n"
       "  models/resnet50/model.pth          a checkpoint: .pth .pt .bin .ckpt .safetensors\n"
+      "  models/resnet50/program.pt2        optional: what is computed with it, where that is no\n"
+      "                                     known architecture: .pt2 .pt .onnx, plugin.so\n"
       "  models/resnet50/config.pbtxt       optional settings\n\n"
       "Example: sconce serve --model-repository models --device cpu");
   serve
@@ -126,6 +128,9 @@ CLI::App* AddServe(CLI::App& app, ServeOptions& options) {
   serve->add_flag("--gpu-direct-storage", options.gpu_direct_storage,
                   "Let a GPU read weights from their file by itself where libcufile and the file "
                   "system can; not with --verify. Never tried on a GPU yet.");
+  serve->add_flag("--allow-native-code", options.allow_native_code,
+                  "Run machine code that a model's folder brings: plugins and AOTInductor "
+                  "packages. It can do all that the server can.");
   serve
       ->add_option_function<std::string>(
           "--verify",
@@ -171,6 +176,31 @@ CLI::App* AddInspect(CLI::App& app, tools::InspectOptions& options) {
   inspect->add_flag("--stats", options.stats,
                     "Read every tensor: min, max, mean, standard deviation, zeros, NaN and Inf.");
   return inspect;
+}
+
+CLI::App* AddSummary(CLI::App& app, tools::SummaryOptions& options) {
+  CLI::App* summary = AddCommand(
+      app, "summary", "Show a model layer by layer: output shapes, parameters, multiply-adds.");
+  summary->add_option("PATH", options.path, kPathHelp)->type_name("")->required();
+  summary
+      ->add_option("--input-size", options.input_sizes,
+                   "The size of an input without the batch, such as 3,224,224; once for each input "
+                   "whose size is not to be the model's own.")
+      ->type_name("DIMS")
+      ->allow_extra_args(false);
+  summary->add_option("--batch", options.batch, "How many rows the inputs have.")
+      ->type_name("N")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20).description(""));
+  summary->add_flag("--json", options.json, "One JSON object instead of text.");
+  summary->add_flag("--importance", options.importance,
+                    "Read the weights and rank layers and channels by their magnitude.");
+  summary
+      ->add_option("--samples", options.samples,
+                   "With --importance: inputs by name, in any format of weights; ranks by mean "
+                   "absolute output as well.")
+      ->type_name("FILE");
+  return summary;
 }
 
 CLI::App* AddCheck(CLI::App& app, tools::CheckOptions& options) {
@@ -239,6 +269,14 @@ CLI::App* AddMerge(CLI::App& app, tools::MergeOptions& options) {
                    "without it the inputs are averaged.")
       ->type_name("PATH");
   return merge;
+}
+
+CLI::App* AddArchitectures(CLI::App& app, tools::ArchitecturesOptions& options) {
+  CLI::App* architectures =
+      AddCommand(app, "architectures", "List the networks the server knows and their parameters.");
+  architectures->add_option("NAME", options.name, "One of them alone.")->type_name("");
+  architectures->add_flag("--json", options.json, "JSON instead of text.");
+  return architectures;
 }
 
 CLI::App* AddDevices(CLI::App& app, tools::DevicesOptions& options) {
@@ -317,6 +355,8 @@ std::optional<Command> ParseCommandLine(int argc, char** argv, int* exit_status)
   tools::MergeOptions merge_options;
   tools::DevicesOptions devices_options;
   tools::CtlOptions ctl_options;
+  tools::SummaryOptions summary_options;
+  tools::ArchitecturesOptions architectures_options;
   CLI::App app(
       "Sconce serves PyTorch weights over gRPC and swaps them when their files change. It also "
       "steers\na server that runs, and shows, checks, compares, converts and merges weights.",
@@ -326,11 +366,13 @@ std::optional<Command> ParseCommandLine(int argc, char** argv, int* exit_status)
   app.get_formatter()->column_width(kHelpColumn);
   const CLI::App* serve = AddServe(app, serve_options);
   const CLI::App* inspect = AddInspect(app, inspect_options);
+  const CLI::App* summary = AddSummary(app, summary_options);
   const CLI::App* check = AddCheck(app, check_options);
   const CLI::App* diff = AddDiff(app, diff_options);
   const CLI::App* convert = AddConvert(app, convert_options);
   const CLI::App* merge = AddMerge(app, merge_options);
   const CLI::App* ctl = AddCtl(app, ctl_options);
+  const CLI::App* architectures = AddArchitectures(app, architectures_options);
   AddDevices(app, devices_options);
 
   try {
@@ -347,11 +389,13 @@ std::optional<Command> ParseCommandLine(int argc, char** argv, int* exit_status)
   }
   if (*serve) return serve_options;
   if (*inspect) return tools::ToolOptions(inspect_options);
+  if (*summary) return tools::ToolOptions(summary_options);
   if (*check) return tools::ToolOptions(check_options);
   if (*diff) return tools::ToolOptions(diff_options);
   if (*convert) return tools::ToolOptions(convert_options);
   if (*merge) return tools::ToolOptions(merge_options);
   if (*ctl) return tools::ToolOptions(ctl_options);
+  if (*architectures) return tools::ToolOptions(architectures_options);
   return tools::ToolOptions(devices_options);
 }
 

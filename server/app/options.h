@@ -33,6 +33,7 @@ struct ServeOptions {
   std::chrono::milliseconds shutdown_grace{30000};
   bool exit_on_device_fault = false;
   bool gpu_direct_storage = false;
+  bool allow_native_code = false;
   CheckpointOptions checkpoint;  // how weights files are read
   int64_t inline_weights_max_bytes = 0;
   std::string log_format = "human";

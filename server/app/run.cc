@@ -9,6 +9,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <thread>
 #include <variant>
@@ -50,6 +51,9 @@ int Serve(const ServeOptions& options) {
   sigaddset(&set, kDeviceFaultSignal);
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
+  // Machine code of AOTInductor then compares shapes with those it was compiled for, which it alone
+  // knows, before it reads.
+  if (options.allow_native_code) ::setenv("AOTI_RUNTIME_CHECK_INPUTS", "1", /*overwrite=*/1);
 
   auto server = Server::Start(options, [exit = options.exit_on_device_fault] {
     if (exit) kill(getpid(), kDeviceFaultSignal);

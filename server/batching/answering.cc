@@ -92,7 +92,7 @@ const AnsweringVersion& Answering::Choose(size_t index, size_t executor, int64_t
   if (canary_credit_ < 1) return versions_[0];
   const AnsweringVersion& canary = versions_[canary_];
   if (!canary.RunsOn(executor) ||
-      rows > std::min(canary.places[executor].max_rows, canary.version->config.max_batch_size)) {
+      rows > std::min(canary.places[executor].max_rows, canary.version->max_batch_rows())) {
     canary_credit_ = 1;  // the next one, then
     return versions_[0];
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <chrono>
+#include <utility>
 
 namespace sconce {
 namespace {
@@ -39,6 +40,25 @@ Duration ServiceTimes::LeastFor(int64_t rows, TimePoint now) const {
   return least;
 }
 
+bool PaddedBatch::Join(int64_t rows, absl::Span<const int64_t> sizes) {
+  absl::InlinedVector<int64_t, 4> largest(sizes.begin(), sizes.end());
+  double own = 1;
+  double each = 1;
+  for (size_t d = 0; d < sizes.size(); ++d) {
+    if (!largest_.empty()) largest[d] = std::max(largest[d], largest_[d]);
+    own *= static_cast<double>(sizes[d]);
+    each *= static_cast<double>(largest[d]);
+  }
+  const double all_rows = rows_ + static_cast<double>(rows);
+  const double wanted = wanted_ + own * static_cast<double>(rows);
+  const double computed = each * all_rows;
+  if (rows_ > 0 && computed - wanted > kMaxPaddedShare * computed) return false;
+  rows_ = all_rows;
+  wanted_ = wanted;
+  largest_ = std::move(largest);
+  return true;
+}
+
 BatchPlan PlanBatch(absl::Span<const WaitingRequest> waiting, TimePoint now, TimePoint start,
                     absl::Span<const BatchLimits> limits) {
   BatchPlan plan;
@@ -46,6 +66,7 @@ BatchPlan PlanBatch(absl::Span<const WaitingRequest> waiting, TimePoint now, Tim
   int64_t rows = 0;
   int64_t most = 0;
   std::string_view shape_key;
+  PaddedBatch padded;
   for (size_t i = 0; i < waiting.size(); ++i) {
     const WaitingRequest& request = waiting[i];
     if (request.cancelled) {
@@ -83,6 +104,7 @@ BatchPlan PlanBatch(absl::Span<const WaitingRequest> waiting, TimePoint now, Tim
       plan.full = true;
       break;
     }
+    if (!request.open_sizes.empty() && !padded.Join(request.rows, request.open_sizes)) continue;
     rows += request.rows;
     plan.take.push_back(i);
   }

@@ -18,6 +18,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/types/span.h"
 #include "server/base/clock.h"
 
@@ -28,8 +29,10 @@ struct WaitingRequest {
   int64_t rows = 1;
   // That it is to be run on, by its place among the limits; beyond them: one that is not there.
   size_t version = 0;
-  // Requests share a batch only if all dimensions but the first are equal; equal keys say so.
+  // Requests share a batch only if their shapes allow it; equal keys say so.
   std::string_view shape_key = {};
+  // Where sizes may differ within a batch, because the smaller requests are filled up: these sizes.
+  absl::Span<const int64_t> open_sizes = {};
   TimePoint deadline = TimePoint::max();
   bool cancelled = false;
 };
@@ -84,9 +87,31 @@ class ServiceTimes {
   std::array<Bucket, kBuckets> buckets_{};
 };
 
+// What requests of different sizes cost that are run as one batch, in which each row takes as much
+// as the largest sizes of any. A value type.
+class PaddedBatch {
+ public:
+  // The most of what is computed that may be filling.
+  static constexpr double kMaxPaddedShare = 1.0 / 3;
+
+  // Whether so many rows of these sizes may join: what is filled up stays within kMaxPaddedShare of
+  // all. So short requests go along with many long ones, and many short ones wait for no long one,
+  // which goes into the next batch. The first always may. They have joined where the answer is yes.
+  // REQUIRES: as many sizes as the first had.
+  bool Join(int64_t rows, absl::Span<const int64_t> sizes);
+
+ private:
+  // As numbers that cannot overflow.
+  double rows_ = 0;
+  double wanted_ = 0;
+  absl::InlinedVector<int64_t, 4> largest_;
+};
+
 // The next batch out of `waiting`, which is in order of arrival: the first request that is neither
 // cancelled nor late, and that the replica can take, sets version and shape; after it every request
 // of both that still fits, until one does not, so that a large request is never overtaken for ever.
+// One that would have to be padded too much, or that would make others be, is left to a later
+// batch, as one of another shape is: the oldest is always in the next.
 // `limits` are those of the versions that answer; `start` is when the batch can begin to be
 // computed, after what the device has under way.
 BatchPlan PlanBatch(absl::Span<const WaitingRequest> waiting, TimePoint now, TimePoint start,

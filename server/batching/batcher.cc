@@ -8,7 +8,7 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "server/base/thread.h"
-#include "server/batching/batch_assembly.h"
+#include "server/batching/request_check.h"
 
 namespace sconce {
 namespace {
@@ -86,8 +86,8 @@ void Batcher::Fit(Slot* slot) {
   for (const AnsweringVersion& answering : answering_.versions()) {
     if (!answering.RunsOn(index)) continue;
     slot->usable = true;
-    slot->batch_rows = std::min({slot->batch_rows, answering.version->config.max_batch_size,
-                                 answering.places[index].max_rows});
+    slot->batch_rows = std::min(
+        {slot->batch_rows, answering.version->max_batch_rows(), answering.places[index].max_rows});
   }
   load.looks_soon = load.looks_soon || !load.available;
   load.available = slot->usable && (load.available || load.under_way == 0);
@@ -151,7 +151,7 @@ bool Batcher::AnyUnderWay() const {
 }
 
 void Batcher::Submit(InferRequest request) {
-  request.shape_key = ShapeKey(request);
+  SetShape(request.checked_against->signature, &request);
   const TimePoint arrival = request.arrival;
   absl::Status refused;
   {
@@ -326,7 +326,7 @@ BatchPlan Batcher::Plan(const Slot* slot, TimePoint now) {
   limits_.clear();
   for (const AnsweringVersion& answering : answering_.versions()) {
     BatchLimits& limits = limits_.emplace_back();
-    limits.rows = answering.version->config.max_batch_size;
+    limits.rows = answering.version->max_batch_rows();
     limits.replica_rows = 0;
     if (answering.most_rows > 0) limits.any_replica_rows = answering.most_rows;
     if (slot == nullptr || !answering.RunsOn(slot->executor.index())) continue;

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "server/batching/batch_assembly.h"
 #include "server/batching/observation.h"
 
 namespace sconce {
@@ -16,10 +15,11 @@ constexpr size_t kMostVersions = 64;
 
 absl::StatusOr<std::unique_ptr<RunningBatch>> StageAndLaunch(Replica& replica, const Clock& clock,
                                                              Batch* batch) {
-  auto staged = replica.Stage(InputSizes(*batch->version, batch->requests));
+  batch->layout = LayOut(*batch->version, batch->requests, batch->rows);
+  auto staged = replica.Stage(InputSizes(*batch->version, batch->requests, batch->layout));
   if (!staged.ok()) return staged.status();
   BatchInput input =
-      AssembleBatch(*batch->version, batch->requests, batch->rows, *std::move(staged));
+      AssembleBatch(*batch->version, batch->requests, batch->layout, *std::move(staged));
   batch->assembled = clock.Now();
   return replica.Launch(std::move(input));
 }
@@ -132,7 +132,10 @@ void Executor::FinishFirst() {
     next.expected_end = end;
   }
   absl::Status status = outputs.status();
-  if (status.ok()) status = CheckOutputs(batch.version->signature, batch.rows, *outputs);
+  if (status.ok()) {
+    status = CheckOutputs(batch.version->signature, batch.layout.filled_rows, *outputs,
+                          batch.layout.open_sizes);
+  }
   if (!status.ok()) return Fail(std::move(batch), status);
   assemble_times_.Record(batch.rows, batch.assembled - batch.closed, batch.computed);
   batch.compute = batch.computed - began;
@@ -197,7 +200,8 @@ void Executor::Answer(const Finished& finished) {
   const Duration compute = batch.computed - batch.assembled;
   int64_t first = 0;
   for (const InferRequest& request : batch.requests) {
-    responses_.push_back({batch.version, SliceRows(finished.outputs, first, request.checked.rows)});
+    responses_.push_back({batch.version, AnswerOf(batch.version->signature, batch.layout,
+                                                  finished.outputs, first, request)});
     first += request.checked.rows;
   }
   const TimePoint split = clock_->Now();
@@ -227,8 +231,12 @@ void Executor::Answer(const Finished& finished) {
 void Executor::Record(const Finished& finished, absl::Span<const InferResponse> responses) {
   const Batch& batch = finished.batch;
   if (batch.trial != nullptr) {
+    // Not of the batch's outputs: what was filled up may give anything.
+    const bool non_finite =
+        std::any_of(responses.begin(), responses.end(),
+                    [](const InferResponse& response) { return AnyNonFinite(response.outputs); });
     batch.trial->RecordBatch(batch.version->number, static_cast<int64_t>(batch.requests.size()),
-                             batch.rows, batch.compute, AnyNonFinite(finished.outputs));
+                             batch.rows, batch.compute, non_finite);
   }
   if (!batch.live) return;
   RecentRequests& recent = model_->recent_requests();

@@ -23,6 +23,7 @@
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
 #include "server/base/numa.h"
+#include "server/batching/batch_assembly.h"
 #include "server/batching/batch_policy.h"
 #include "server/batching/request.h"
 #include "server/batching/request_queue.h"
@@ -42,6 +43,7 @@ struct Batch {
   std::shared_ptr<CanaryTrial> trial = nullptr;
   std::vector<InferRequest> requests;
   int64_t rows = 0;
+  BatchLayout layout = {};  // once it is launched
   TimePoint closed{};
   TimePoint assembled{};
   TimePoint computed{};

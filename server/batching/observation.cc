@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "server/base/dtype.h"
 #include "server/base/non_finite.h"
+#include "server/registry/tensor_fill.h"
 
 namespace sconce {
 
@@ -31,9 +33,18 @@ std::optional<RecentRequest> CopyForComparison(const InferRequest& request,
   copy.version = version.number;
   copy.weights_id = version.weights_id;
   for (size_t i = 0; i < version.signature.inputs.size(); ++i) {
+    const TensorSpec& spec = version.signature.inputs[i];
     const size_t position = request.checked.position[i];
     KeptTensor& kept = copy.inputs.emplace_back();
-    kept.dtype = version.signature.inputs[i].dtype;
+    kept.dtype = spec.dtype;
+    if (position == CheckedInputs::kAbsent) {
+      kept.shape = copy.inputs[0].shape;
+      int64_t bytes = DTypeSize(spec.dtype);
+      for (const int64_t size : kept.shape) bytes *= size;
+      kept.bytes.resize(static_cast<size_t>(bytes));
+      FillElements(spec.dtype, spec.rules.absent.value_or(0), absl::MakeSpan(kept.bytes));
+      continue;
+    }
     kept.shape = request.declared[position].shape;
     kept.bytes.reserve(static_cast<size_t>(request.checked.size_bytes[i]));
     for (const auto& piece : request.bytes[position].pieces) {

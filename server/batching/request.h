@@ -50,8 +50,9 @@ struct InferRequest {
   std::shared_ptr<const ModelVersion> checked_against;
   CheckedInputs checked;
 
-  // ShapeKey of this request; set by Batcher::Submit.
+  // With which others it may share a batch (SetShape); set by Batcher::Submit.
   std::string shape_key;
+  std::vector<int64_t> open_sizes;
 
   // 0: whatever version answers when the batch is formed. Else that one alone does.
   int64_t wanted_version = 0;

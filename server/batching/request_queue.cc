@@ -4,7 +4,7 @@
 #include <atomic>
 
 #include "absl/strings/str_cat.h"
-#include "server/batching/batch_assembly.h"
+#include "server/batching/request_check.h"
 
 namespace sconce {
 namespace {
@@ -58,6 +58,7 @@ absl::Span<const WaitingRequest> RequestQueue::Snapshot(const Answering& answeri
     snapshot_.push_back({.rows = request.checked.rows,
                          .version = answering.IndexOf(request.wanted_version),
                          .shape_key = request.shape_key,
+                         .open_sizes = request.open_sizes,
                          .deadline = request.deadline,
                          .cancelled = request.cancelled != nullptr &&
                                       request.cancelled->load(std::memory_order_relaxed)});

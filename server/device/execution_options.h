@@ -5,6 +5,7 @@
 #ifndef SCONCE_SERVER_DEVICE_EXECUTION_OPTIONS_H_
 #define SCONCE_SERVER_DEVICE_EXECUTION_OPTIONS_H_
 
+#include <cstdint>
 #include <optional>
 #include <vector>
 
@@ -26,14 +27,28 @@ struct Normalisation {
   bool operator==(const Normalisation&) const = default;
 };
 
+// A tensor whose dimensions clients see otherwise than the network has them, the batch left out. As
+// many elements; dimensions of -1 are of the same sizes, in order.
+struct Reshape {
+  std::vector<int64_t> served;
+  std::vector<int64_t> network;
+
+  bool operator==(const Reshape&) const = default;
+};
+
 struct ExecutionOptions {
   Precision precision = Precision::kFp32;
   // Weights and inputs of 4 dimensions are kept with their channels last in memory.
   bool channels_last = false;
+  // Batch norms that follow a convolution are folded into its weights.
+  bool fold_batch_norm = false;
   // Whether batches are replayed from captured graphs where the device has such.
   bool graphs = true;
   // By input, in the signature's order; empty: none is normalised.
   std::vector<std::optional<Normalisation>> normalise;
+  // Likewise; empty: none is reshaped.
+  std::vector<std::optional<Reshape>> reshape_inputs;
+  std::vector<std::optional<Reshape>> reshape_outputs;
 
   bool operator==(const ExecutionOptions&) const = default;
 };

@@ -54,8 +54,11 @@ struct BatchInput {
   };
   std::vector<FromDevice> from_device;
 
-  // Rows [first, first + rows) of an output that are also written to a device's memory.
+  // Rows [first, first + rows) of an output that are also written to a device's memory; all of one
+  // that has no batch dimension where `rows` is kWhole.
   struct ToDevice {
+    static constexpr int64_t kWhole = -1;
+
     size_t output = 0;
     int64_t first = 0;
     int64_t rows = 0;

@@ -14,6 +14,7 @@
 #include "server/base/element_index.h"
 #include "server/base/printable.h"
 #include "server/checkpoint/data/half_float.h"
+#include "server/registry/tensor_fill.h"
 
 namespace sconce {
 namespace {
@@ -73,15 +74,26 @@ bool Agree(Wide expected, Wide got, const Tolerance& tolerance) {
   return std::abs(got - expected) <= Allowed(expected, tolerance);
 }
 
-int64_t BytesPerRow(const KeptTensor& tensor) {
-  return tensor.shape[0] == 0 ? 0 : static_cast<int64_t>(tensor.bytes.size()) / tensor.shape[0];
+int64_t RowsOf(const Sample& sample, const Signature& signature) {
+  if (sample.inputs.empty()) return 0;
+  return signature.rows.batched ? sample.inputs[0].shape[0] : 1;
 }
 
-// Rows [first, first + rows) of the sample's inputs, in the replica's memory.
-absl::StatusOr<BatchInput> Stage(Replica& replica, const Sample& sample, int64_t first,
-                                 int64_t rows) {
+int64_t BytesPerRow(const KeptTensor& tensor, const Signature& signature) {
+  const auto bytes = static_cast<int64_t>(tensor.bytes.size());
+  if (!signature.rows.batched) return bytes;
+  return tensor.shape[0] == 0 ? 0 : bytes / tensor.shape[0];
+}
+
+// Rows [first, first + rows) of the sample's inputs, in the replica's memory, with as many rows
+// after them as the network wants.
+absl::StatusOr<BatchInput> Stage(Replica& replica, const Signature& signature, const Sample& sample,
+                                 int64_t first, int64_t rows) {
+  const int64_t filled = std::max(rows, signature.rows.rows.minimum);
   std::vector<int64_t> sizes;
-  for (const KeptTensor& input : sample.inputs) sizes.push_back(rows * BytesPerRow(input));
+  for (const KeptTensor& input : sample.inputs) {
+    sizes.push_back(filled * BytesPerRow(input, signature));
+  }
   auto staged = replica.Stage(sizes);
   if (!staged.ok()) return staged.status();
   BatchInput batch;
@@ -89,11 +101,13 @@ absl::StatusOr<BatchInput> Stage(Replica& replica, const Sample& sample, int64_t
   for (size_t i = 0; i < sample.inputs.size(); ++i) {
     const KeptTensor& input = sample.inputs[i];
     HostTensor& target = batch.inputs[i];
-    const std::byte* const from = input.bytes.data() + first * BytesPerRow(input);
-    std::copy_n(from, sizes[i], target.bytes.begin());
+    const int64_t row_bytes = BytesPerRow(input, signature);
+    std::copy_n(input.bytes.data() + first * row_bytes, rows * row_bytes, target.bytes.begin());
+    FillElements(input.dtype, models::FillerOf(signature.inputs[i].rules),
+                 target.bytes.subspan(static_cast<size_t>(rows * row_bytes)));
     target.dtype = input.dtype;
     target.shape = input.shape;
-    target.shape[0] = rows;
+    if (signature.rows.batched) target.shape[0] = filled;
   }
   return batch;
 }
@@ -115,7 +129,7 @@ absl::Status CompareAnswers(const Sample& sample, const Signature& signature, in
     const std::string name =
         absl::StrCat(sample.name, ": output '", Printable(signature.outputs[i].name), "'");
     std::vector<int64_t> shape = got.shape;
-    shape[0] = expected.shape[0];
+    if (signature.rows.batched) shape[0] = expected.shape[0];
     if (expected.dtype != got.dtype || expected.shape != shape) {
       return absl::InvalidArgumentError(
           absl::StrCat(name, ": expected ", std::string(OipDatatype(expected.dtype)),
@@ -124,7 +138,8 @@ absl::Status CompareAnswers(const Sample& sample, const Signature& signature, in
     }
     const int64_t size = DTypeSize(got.dtype);
     const int64_t count = static_cast<int64_t>(got.bytes.size()) / size;
-    const std::byte* const from = expected.bytes.data() + first_row * BytesPerRow(expected);
+    const std::byte* const from =
+        expected.bytes.data() + first_row * BytesPerRow(expected, signature);
     for (int64_t e = 0; e < count; ++e) {
       const std::optional<Wide> wanted = ValueAt(expected.dtype, from + e * size);
       const std::optional<Wide> came = ValueAt(got.dtype, got.bytes.data() + e * size);
@@ -147,14 +162,23 @@ absl::Status CompareAnswers(const Sample& sample, const Signature& signature, in
 
 absl::Status AskSample(Replica& replica, const Signature& signature, const Sample& sample,
                        const Tolerance& tolerance) {
-  for (int64_t first = 0; first < sample.rows();) {
-    const int64_t rows = std::min(sample.rows() - first, replica.max_rows());
-    auto batch = Stage(replica, sample, first, rows);
+  const int64_t most = std::min(replica.max_rows(), signature.rows.rows.maximum);
+  const int64_t all = RowsOf(sample, signature);
+  for (int64_t first = 0; first < all;) {
+    const int64_t rows = std::min(all - first, most);
+    auto batch = Stage(replica, signature, sample, first, rows);
     if (!batch.ok()) return About(sample, batch.status());
-    const auto outputs = replica.Run(*std::move(batch));
+    const int64_t filled = std::max(rows, signature.rows.rows.minimum);
+    auto outputs = replica.Run(*std::move(batch));
     if (!outputs.ok()) return About(sample, outputs.status());
-    if (absl::Status fits = CheckOutputs(signature, rows, *outputs); !fits.ok()) {
-      return About(sample, fits);
+    absl::Status fits =
+        CheckOutputs(signature, filled, *outputs, OpenSizes(signature, sample.inputs[0].shape));
+    if (!fits.ok()) return About(sample, fits);
+    if (filled != rows) {
+      for (HostTensor& output : *outputs) {
+        output.bytes = output.bytes.subspan(0, output.bytes.size() / filled * rows);
+        output.shape[0] = rows;
+      }
     }
     absl::Status same = CompareAnswers(sample, signature, first, *outputs, tolerance);
     if (!same.ok()) return same;

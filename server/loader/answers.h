@@ -22,8 +22,6 @@ struct Sample {
   std::string name;  // for messages: "golden sample 'cat.safetensors'"
   std::vector<KeptTensor> inputs;
   std::vector<KeptTensor> outputs;
-
-  int64_t rows() const { return inputs.empty() ? 0 : inputs[0].shape[0]; }
 };
 
 // INVALID_ARGUMENT where `outputs`, which are those of the rows from `first_row` on, are not as

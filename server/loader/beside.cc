@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,9 +16,13 @@
 #include "server/device/torch_errors.h"
 #include "server/device/upload/memory_meter.h"
 #include "server/device/upload/pooled_weights.h"
+#include "server/loader/deviation.h"
+#include "server/loader/fold_norms.h"
 #include "server/loader/proofs.h"
 #include "server/loader/version_memory.h"
 #include "server/loader/warm_up.h"
+#include "server/weights/load_state_dict.h"
+#include "server/weights/state_dict.h"
 
 namespace sconce {
 namespace {
@@ -123,11 +128,14 @@ class Loading {
   absl::Status Prepare() {
     for (Place& place : places_) {
       absl::Status prepared = Guarded(place.device.str(), [&] {
-        place.net->Eval();
+        place.net->Eval(place.device);
+        if (structure_.signature.execution.fold_batch_norm) {
+          if (absl::Status folded = Fold(place); !folded.ok()) return folded;
+        }
         const std::shared_ptr<const models::Net> net = std::move(place.net);
         for (int32_t i = 0; i < place.count; ++i) {
           place.replicas.push_back(std::make_shared<TorchReplica>(
-              net, place.device, request_.config.execution, parts_.health));
+              net, place.device, structure_.signature.execution, parts_.health));
         }
         return absl::OkStatus();
       });
@@ -149,7 +157,11 @@ class Loading {
       memory_->LeaveOut(place.device);
       if (refused.ok()) refused = std::move(warm);
     }
-    return version_->replicas.empty() ? refused : absl::OkStatus();
+    if (version_->replicas.empty()) return refused;
+    if (absl::Status compared = CompareWithPlain(); !compared.ok()) {
+      Note(absl::StrCat("not compared with FP32: ", std::string(compared.message())));
+    }
+    return absl::OkStatus();
   }
 
   absl::Status Check() {
@@ -168,6 +180,80 @@ class Loading {
   static std::vector<c10::Device> Cpu() { return {c10::Device(c10::DeviceType::CPU)}; }
 
   void Note(const std::string& text) { absl::StrAppend(&version_->provenance, "; ", text); }
+
+  // What the network answers before and after is compared, on its device.
+  absl::Status Fold(Place& place) {
+    const size_t pairs = place.net->NormPairs().size();
+    if (pairs == 0) {
+      if (&place == &places_.front()) Note("no batch norm follows a convolution: none folded");
+      return absl::OkStatus();
+    }
+    const auto before = AnswersOf(place);
+    if (!before.ok()) return before.status();
+    const VersionMemory::Resident& resident = memory_->resident();
+    FoldBatchNorms(*place.net, *resident[static_cast<size_t>(&place - places_.data())]);
+    const auto after = AnswersOf(place);
+    if (!after.ok()) return after.status();
+    Note(absl::StrCat(place.device.str(), " folded ", pairs, " batch norms, which changes outputs ",
+                      "by at most ", Text(LargestDeviation(*before, *after))));
+    return absl::OkStatus();
+  }
+
+  // What other numbers and another layout change, by the answers of the same weights in FP32 on the
+  // CPU. Once for a network: a swap does not wait for it.
+  absl::Status CompareWithPlain() {
+    const ExecutionOptions& execution = structure_.signature.execution;
+    if (execution.precision == Precision::kFp32 && !execution.channels_last) {
+      return absl::OkStatus();
+    }
+    if (parts_.compared.Has(*version_)) return absl::OkStatus();
+    parts_.compared.Add(*version_);
+    return Guarded("cpu", [&] { return CompareAll(execution); });
+  }
+
+  absl::Status CompareAll(const ExecutionOptions& execution) {
+    const auto layout = DescribeState(*structure_.checkpoint);
+    if (!layout.ok()) return layout.status();
+    // What was saved in another type is there twice for a moment.
+    const auto reserved = parts_.host_memory.Reserve(2 * layout->size_bytes);
+    if (!reserved.has_value()) return absl::ResourceExhaustedError("the host has no memory for it");
+    const auto state = ReadStateDict(*structure_.checkpoint);
+    if (!state.ok()) return state.status();
+    auto net = structure_.NewNet();
+    if (!net.ok()) return net.status();
+    const auto loaded = LoadStateDict(**net, *state, {.strict = request_.config.strict});
+    if (!loaded.ok()) return loaded.status();
+    const LoadLanes::Hold computing(parts_.lanes.get(), Cpu());
+    (*net)->Eval(Cpu().front());
+    ExecutionOptions plain;
+    plain.normalise = execution.normalise;
+    plain.reshape_inputs = execution.reshape_inputs;
+    plain.reshape_outputs = execution.reshape_outputs;
+    const std::vector<Sample> probes = Probes();
+    TorchReplica replica(*std::move(net), Cpu().front(), plain, nullptr);
+    const auto expected = AnswerProbes(replica, probes);
+    if (!expected.ok()) return expected.status();
+    std::set<std::string> asked;
+    for (const auto& prepared : version_->replicas) {
+      if (!asked.insert(prepared->device()).second) continue;
+      const auto got = AnswerProbes(*prepared, probes);
+      if (!got.ok()) return got.status();
+      Note(absl::StrCat(prepared->device(), " differs from FP32 on the CPU by at most ",
+                        Text(LargestDeviation(*expected, *got))));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<Answers> AnswersOf(const Place& place) {
+    std::optional<LoadLanes::Hold> computing;
+    if (place.device.is_cpu()) computing.emplace(parts_.lanes.get(), Cpu());
+    TorchReplica replica(place.net, place.device, structure_.signature.execution, parts_.health);
+    return AnswerProbes(replica, Probes());
+  }
+
+  std::vector<Sample> Probes() const {
+    return MakeProbes(structure_.signature.served, structure_.signature.native, structure_.golden);
+  }
 
   absl::Status WarmUpOn(Place& place) {
     DeviceFootprint footprint;
@@ -189,7 +275,7 @@ class Loading {
       on_cpu.known = parts_.seen.Has(*version_);
       on_cpu.between = [&computing] { computing->Yield(); };
       const auto warm = WarmUp(*replica, structure_.signature.served, structure_.signature.native,
-                               request_.config.max_batch_size, on_cpu);
+                               version_->max_batch_rows(), on_cpu);
       if (!warm.ok()) return warm.status();
       if (!warm->empty()) Note(*warm);
       if (place.device.is_cpu()) parts_.seen.Add(*version_);

@@ -8,7 +8,10 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "server/base/dtype.h"
 #include "server/base/printable.h"
+#include "server/registry/signature_rules.h"
+#include "server/registry/tensor_fill.h"
 
 namespace sconce {
 namespace {
@@ -33,9 +36,9 @@ const TensorDescriptor* FindTensor(const Checkpoint& checkpoint, const std::stri
   return found == tensors.end() ? nullptr : &*found;
 }
 
-bool Fits(const TensorDescriptor& tensor, const TensorSpec& spec) {
+bool Fits(const TensorDescriptor& tensor, const TensorSpec& spec, bool batched) {
   return tensor.dtype == spec.dtype && !tensor.quantizer.has_value() &&
-         !tensor.sparse.has_value() && RowsFit(spec, tensor.shape);
+         !tensor.sparse.has_value() && ShapeFits(spec, batched, tensor.shape);
 }
 
 // Collects the tensors of a sample that are inputs, or outputs.
@@ -43,7 +46,9 @@ class Reader {
  public:
   Reader(const Checkpoint& checkpoint, const Signature& signature, std::string name,
          int64_t max_batch_size)
-      : checkpoint_(checkpoint), signature_(signature), max_batch_size_(max_batch_size) {
+      : checkpoint_(checkpoint),
+        signature_(signature),
+        max_rows_(LargestBatch(signature.rows, max_batch_size)) {
     sample_.name = std::move(name);
   }
 
@@ -63,6 +68,10 @@ class Reader {
   absl::Status ReadAll(const std::vector<TensorSpec>& specs, std::vector<KeptTensor>* into) {
     for (const TensorSpec& spec : specs) {
       const TensorDescriptor* const tensor = FindTensor(checkpoint_, spec.name);
+      if (tensor == nullptr && spec.rules.absent.has_value()) {
+        if (absl::Status added = AddAbsent(spec, into); !added.ok()) return added;
+        continue;
+      }
       if (tensor == nullptr) {
         return Error("expected a tensor '", Printable(spec.name), "', the model has ",
                      Names(signature_));
@@ -74,33 +83,55 @@ class Reader {
       kept.bytes.resize(static_cast<size_t>(tensor->size_bytes()));
       const absl::Status read = checkpoint_.ReadInto(*tensor, absl::MakeSpan(kept.bytes));
       if (!read.ok()) return read;
+      const absl::Span<const std::byte> bytes = kept.bytes;
+      const absl::Status values = CheckValues(sample_.name, spec, kept.shape, {&bytes, 1});
+      if (!values.ok()) return values;
     }
     return absl::OkStatus();
   }
 
-  absl::Status CheckTensor(const TensorDescriptor& tensor, const TensorSpec& spec) {
-    if (!Fits(tensor, spec)) {
-      std::vector<int64_t> expected = {-1};
-      expected.insert(expected.end(), spec.dims.begin(), spec.dims.end());
-      return Error("tensor '", Printable(spec.name), "': expected ",
-                   Described(spec.dtype, expected), ", got ",
-                   Described(tensor.dtype, tensor.shape));
-    }
-    const int64_t rows = tensor.shape[0];
-    if (rows < 1 || rows > max_batch_size_) {
-      return Error("tensor '", Printable(spec.name), "': expected 1 to ", max_batch_size_,
-                   " rows, which is max_batch_size, got ", rows);
-    }
-    if (rows_ == 0) rows_ = rows;
-    if (rows != rows_) {
-      return Error("tensor '", Printable(spec.name), "': expected ", rows_,
-                   " rows as the first input has, got ", rows);
-    }
-    if (tensor.size_bytes() > kMaxSampleBytes - size_bytes_) {
+  // An input that is left out is of the first one's shape.
+  absl::Status AddAbsent(const TensorSpec& spec, std::vector<KeptTensor>* into) {
+    KeptTensor kept;
+    kept.dtype = spec.dtype;
+    kept.shape = into->front().shape;
+    int64_t bytes = DTypeSize(spec.dtype);
+    for (const int64_t size : kept.shape) bytes *= size;
+    if (absl::Status fits = AddBytes(bytes); !fits.ok()) return fits;
+    kept.bytes.resize(static_cast<size_t>(bytes));
+    FillElements(spec.dtype, *spec.rules.absent, absl::MakeSpan(kept.bytes));
+    into->push_back(std::move(kept));
+    return absl::OkStatus();
+  }
+
+  absl::Status AddBytes(int64_t bytes) {
+    if (bytes > kMaxSampleBytes - size_bytes_) {
       return Error("takes more than ", kMaxSampleBytes, " bytes");
     }
-    size_bytes_ += tensor.size_bytes();
+    size_bytes_ += bytes;
     return absl::OkStatus();
+  }
+
+  absl::Status CheckTensor(const TensorDescriptor& tensor, const TensorSpec& spec) {
+    const bool batched = signature_.rows.batched;
+    if (!Fits(tensor, spec, batched)) {
+      return Error("tensor '", Printable(spec.name), "': expected ",
+                   std::string(DTypeName(spec.dtype)), DimsString(spec, batched), ", got ",
+                   Described(tensor.dtype, tensor.shape));
+    }
+    if (batched) {
+      const int64_t rows = tensor.shape[0];
+      if (rows < 1 || rows > max_rows_) {
+        return Error("tensor '", Printable(spec.name), "': expected 1 to ", max_rows_,
+                     " rows, which is the largest batch, got ", rows);
+      }
+      if (rows_ == 0) rows_ = rows;
+      if (rows != rows_) {
+        return Error("tensor '", Printable(spec.name), "': expected ", rows_,
+                     " rows as the first input has, got ", rows);
+      }
+    }
+    return AddBytes(tensor.size_bytes());
   }
 
   // A name that is none of the model's is most likely one that was mistyped.
@@ -118,7 +149,7 @@ class Reader {
 
   const Checkpoint& checkpoint_;
   const Signature& signature_;
-  const int64_t max_batch_size_;
+  const int64_t max_rows_;
   Sample sample_;
   int64_t rows_ = 0;
   int64_t size_bytes_ = 0;

@@ -129,7 +129,7 @@ absl::Status CanWriteOver(const LoadRequest& request, const WeightsStructure& st
   const ModelConfig& before = live.config;
   const ModelConfig& now = request.config;
   if (before.execution != now.execution || before.max_batch_size != now.max_batch_size ||
-      before.instances != now.instances) {
+      before.instances != now.instances || before.sequential != now.sequential) {
     return Not("the configuration has them run in another way");
   }
   for (const auto& replica : live.replicas) {

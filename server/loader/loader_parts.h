@@ -14,6 +14,7 @@
 #include "absl/types/span.h"
 #include "models/architecture.h"
 #include "server/base/host_memory_budget.h"
+#include "server/base/task_threads.h"
 #include "server/checkpoint/checkpoint.h"
 #include "server/device/device_health.h"
 #include "server/device/upload/load_lanes.h"
@@ -22,7 +23,6 @@
 #include "server/loader/memory_ledger.h"
 #include "server/loader/seen_networks.h"
 #include "server/registry/model_config.h"
-#include "server/base/task_threads.h"
 
 namespace sconce {
 
@@ -33,6 +33,8 @@ struct LoaderParts {
   CheckpointOptions checkpoint_options;
   DeviceHealth* health = nullptr;
   bool direct_storage = false;
+  // Whether code that a model's folder brings may be run.
+  bool allow_native_code = false;
   absl::Span<const models::Architecture* const> catalog;
   HostMemoryBudget host_memory;
 
@@ -40,6 +42,8 @@ struct LoaderParts {
   std::shared_ptr<TensorPool> pool = std::make_shared<TensorPool>();
   std::shared_ptr<MemoryLedger> ledger = std::make_shared<MemoryLedger>();
   SeenNetworks seen;
+  // Networks that were compared with themselves in FP32.
+  SeenNetworks compared;
   // What is done while requests wait for it, which loading threads are too slow for where other
   // models are busy.
   TaskThreads while_held{"sconce-swap", 2, ThreadPriority::kNormal};

@@ -53,7 +53,7 @@ void MemoryLedger::RememberReplicas(const ModelVersion& version) {
     for (const auto& replica : version.replicas) {
       if (replica->device() != footprint.device) continue;
       ++replicas;
-      limited = limited || replica->max_rows() < version.config.max_batch_size;
+      limited = limited || replica->max_rows() < version.max_batch_rows();
     }
     // Where batches were made to fit what was there, they took all of it, and the next version's
     // can do with less, too.

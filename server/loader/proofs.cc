@@ -7,19 +7,25 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/loader/answers.h"
+#include "server/registry/signature_rules.h"
 
 namespace sconce {
 namespace {
 
 bool Fits(const std::vector<KeptTensor>& tensors, const std::vector<TensorSpec>& specs,
-          int64_t max_batch_size) {
+          const models::RowRules& rules, int64_t max_batch_size) {
   if (tensors.size() != specs.size()) return false;
   for (size_t i = 0; i < specs.size(); ++i) {
     const KeptTensor& tensor = tensors[i];
-    if (tensor.dtype != specs[i].dtype || !RowsFit(specs[i], tensor.shape) || tensor.shape[0] < 1 ||
-        tensor.shape[0] > max_batch_size) {
+    if (tensor.dtype != specs[i].dtype || !ShapeFits(specs[i], rules.batched, tensor.shape)) {
       return false;
     }
+    if (rules.batched &&
+        (tensor.shape[0] < 1 || tensor.shape[0] > LargestBatch(rules, max_batch_size))) {
+      return false;
+    }
+    const absl::Span<const std::byte> bytes = tensor.bytes;
+    if (!CheckValues("", specs[i], tensor.shape, {&bytes, 1}).ok()) return false;
   }
   return true;
 }
@@ -31,8 +37,8 @@ std::vector<Sample> RecentSamples(const LoadRequest& request, const Signature& s
   const size_t first = request.recent.size() - std::min(most, request.recent.size());
   for (size_t i = first; i < request.recent.size(); ++i) {
     const RecentRequest& recent = *request.recent[i];
-    if (!Fits(recent.inputs, signature.inputs, request.config.max_batch_size) ||
-        !Fits(recent.outputs, signature.outputs, request.config.max_batch_size)) {
+    if (!Fits(recent.inputs, signature.inputs, signature.rows, request.config.max_batch_size) ||
+        !Fits(recent.outputs, signature.outputs, signature.rows, request.config.max_batch_size)) {
       continue;
     }
     samples.push_back(

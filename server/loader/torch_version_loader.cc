@@ -17,6 +17,7 @@ namespace sconce {
 TorchVersionLoader::TorchVersionLoader(std::vector<c10::Device> devices,
                                        const CheckpointOptions& checkpoint_options,
                                        DeviceHealth* health, bool direct_storage,
+                                       bool allow_native_code,
                                        absl::Span<const models::Architecture* const> catalog) {
   parts_.chosen = devices.size();
   parts_.devices = std::move(devices);
@@ -27,6 +28,7 @@ TorchVersionLoader::TorchVersionLoader(std::vector<c10::Device> devices,
   parts_.checkpoint_options = checkpoint_options;
   parts_.health = health;
   parts_.direct_storage = direct_storage;
+  parts_.allow_native_code = allow_native_code;
   parts_.catalog = catalog;
 }
 
@@ -56,7 +58,7 @@ absl::StatusOr<LoadedVersion> TorchVersionLoader::Load(const LoadRequest& reques
 absl::StatusOr<LoadedVersion> TorchVersionLoader::TryLoad(const LoadRequest& request,
                                                           StepClock& steps, bool no_room_beside,
                                                           bool* was_beside) {
-  auto structure = CheckStructure(request, parts_.checkpoint_options, parts_.catalog);
+  auto structure = CheckStructure(parts_, request);
   if (!structure.ok()) return structure.status();
   steps.End(VersionState::kStructureChecked);
 

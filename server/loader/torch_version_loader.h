@@ -27,9 +27,11 @@ class TorchVersionLoader : public VersionLoader {
  public:
   // `devices`: where replicas go unless a model's configuration says otherwise.
   // `checkpoint_options`: how weights files are read. `health` and `catalog` outlive the versions.
-  // `direct_storage`: devices read weights by themselves where they can.
+  // `direct_storage`: devices read weights by themselves where they can. `allow_native_code`:
+  // plugins and AOTInductor packages are run.
   TorchVersionLoader(std::vector<c10::Device> devices, const CheckpointOptions& checkpoint_options,
                      DeviceHealth* health, bool direct_storage = false,
+                     bool allow_native_code = false,
                      absl::Span<const models::Architecture* const> catalog = models::Catalog());
 
   absl::StatusOr<LoadedVersion> Load(const LoadRequest& request) override;

@@ -12,13 +12,12 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/types/span.h"
-#include "models/architecture.h"
 #include "models/catalog.h"
 #include "models/net.h"
 #include "server/checkpoint/checkpoint.h"
 #include "server/device/upload/upload_plan.h"
 #include "server/loader/answers.h"
+#include "server/loader/loader_parts.h"
 #include "server/loader/version_signature.h"
 #include "server/registry/model_version.h"
 #include "server/reload/version_loader.h"
@@ -41,9 +40,8 @@ struct WeightsStructure {
 };
 
 // Errors name the file.
-absl::StatusOr<WeightsStructure> CheckStructure(
-    const LoadRequest& request, const CheckpointOptions& options,
-    absl::Span<const models::Architecture* const> catalog);
+absl::StatusOr<WeightsStructure> CheckStructure(const LoaderParts& parts,
+                                                const LoadRequest& request);
 
 }  // namespace sconce
 

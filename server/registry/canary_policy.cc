@@ -74,7 +74,7 @@ CanaryVerdict JudgeCanary(const CanaryConfig& config, const VersionCounts& live,
         "same sizes take ", times.expected_seconds, " s, expected at most ",
         config.max_latency_ratio, " times as long"));
   }
-  if (since >= config.duration) return {CanaryVerdict::Kind::kPromote, ""};
+  if (since >= config.duration && canary.requests > 0) return {CanaryVerdict::Kind::kPromote, ""};
   return {};
 }
 

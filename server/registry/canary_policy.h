@@ -37,8 +37,8 @@ struct CanaryVerdict {
 };
 
 // A canary is withdrawn as soon as the counts say so by more than chance explains, and promoted
-// when its time is over. One that answered nothing, or too little to compare times, is promoted
-// too: there is nothing to hold against it. `since`: how long it has answered.
+// when its time is over, also where it answered too little to compare times. One that answered
+// nothing goes on: nothing speaks for it yet. `since`: how long it has answered.
 CanaryVerdict JudgeCanary(const CanaryConfig& config, const VersionCounts& live,
                           const VersionCounts& canary, Duration since);
 

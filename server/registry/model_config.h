@@ -7,9 +7,11 @@
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "models/sequential/layers.h"
 #include "server/device/execution_options.h"
 #include "server/device/instance_group.h"
 #include "server/registry/signature.h"
@@ -76,14 +78,19 @@ struct VersionPolicy {
 struct ModelConfig {
   // Empty: the one weights file in the model's folder.
   std::string weights_file;
+  // Empty: the one in the model's folder that has the name of a program, if there is one.
+  std::string program_file;
   // Empty: detected from the names and shapes of the weights.
   std::string architecture;
   std::map<std::string, std::string> architecture_parameters;
+  // The layers of the architecture "sequential", in order (CheckSequential).
+  std::optional<models::SequentialSpec> sequential;
   // Empty: as the architecture says. Otherwise they name and bound its inputs and outputs.
   std::vector<TensorSpec> inputs;
   std::vector<TensorSpec> outputs;
   bool strict = true;
 
+  // 0: tensors have no batch dimension, and each request is run alone.
   int64_t max_batch_size = 64;
   int64_t max_queue_size = 1024;  // requests that may wait
   // 0: requests without a deadline wait as long as it takes.
@@ -104,6 +111,8 @@ struct ModelConfig {
   // first, where a load needs their memory.
   int32_t retained_versions = 1;
   VersionPolicy version_policy;
+  // What the file says that makes no difference here, for the log: a word and why.
+  std::vector<std::string> without_effect;
 
   bool operator==(const ModelConfig&) const = default;
 };

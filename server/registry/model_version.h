@@ -29,6 +29,8 @@ struct ModelVersion {
   int64_t number = 0;
   std::string weights_id;  // 128-bit content hash in hex: equal for equal weights, in any container
   std::string architecture;  // "resnet50(num_classes=10)"
+  // Of the program that is run, by its content; empty: the architecture says everything.
+  std::string program_id;
   // How that was told, and what was made of the file's names; one line for the log.
   std::string provenance;
   std::string weights_path;
@@ -43,6 +45,9 @@ struct ModelVersion {
   // One per executor of the model; never empty. A version whose weights were written over those of
   // the one before has that one's replicas.
   std::vector<std::shared_ptr<Replica>> replicas;
+
+  // Of the largest batch, and of the largest request.
+  int64_t max_batch_rows() const { return LargestBatch(signature.rows, config.max_batch_size); }
 
   // "resnet50/7", the beginning of every message about a request.
   std::string Label() const { return model + "/" + std::to_string(number); }

@@ -22,7 +22,8 @@ namespace sconce {
 struct LoadOverrides {
   // The configuration as JSON, with the names of config.pbtxt; empty: the folder's.
   std::string config_json;
-  // A weights file by its name, such as "model.safetensors"; none or one.
+  // Files by their names, such as "model.safetensors" and "program.pt2": at most one of weights,
+  // and at most one program.
   std::map<std::string, std::string> files;
 
   bool empty() const { return config_json.empty() && files.empty(); }

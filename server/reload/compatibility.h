@@ -9,8 +9,9 @@
 
 namespace sconce {
 
-// FAILED_PRECONDITION unless both are of one architecture family ("resnet50") and take and give the
-// same tensors. The message says what is served, what came and how an operator accepts it.
+// FAILED_PRECONDITION unless both are of one architecture family ("resnet50"), or programs, and
+// take and give the same tensors; the new one may take more sizes, values and rows, and do without
+// inputs. The message says what is served, what came and how an operator accepts it.
 absl::Status CheckReplaces(const ModelVersion& live, const ModelVersion& next);
 
 }  // namespace sconce

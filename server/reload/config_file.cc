@@ -19,8 +19,10 @@
 #include "proto/model_config.pb.h"
 #include "server/base/file.h"
 #include "server/base/printable.h"
+#include "server/reload/config_layers.h"
 #include "server/reload/config_swap.h"
 #include "server/reload/config_tensors.h"
+#include "server/reload/config_triton.h"
 #include "server/reload/located_config.h"
 
 namespace sconce {
@@ -148,6 +150,12 @@ absl::Status CheckExecution(const Located<config::ModelConfig>& config, ModelCon
       out->execution.precision = Precision::kFp32;
   }
   out->execution.channels_last = config->channels_last();
+  out->execution.fold_batch_norm = config->fold_batch_norm();
+  if (out->execution.fold_batch_norm && config->swap().mode() != config::ModelSwap::BESIDE) {
+    return config.Error(Message::kFoldBatchNormFieldNumber,
+                        "expected swap { mode: BESIDE } with it: folded weights are no file's, and "
+                        "cannot be written over with one");
+  }
   const config::ModelOptimizationPolicy::Cuda& cuda = config->optimization().cuda();
   if (cuda.has_graphs()) out->execution.graphs = cuda.graphs();
   if (config->has_device_memory_cap_bytes()) {
@@ -197,6 +205,28 @@ absl::Status CheckWeightsAndArchitecture(const Located<config::ModelConfig>& con
     }
     out->weights_file = config->weights();
   }
+  if (config->has_default_model_filename()) {
+    const std::string& name = config->default_model_filename();
+    if (!IsFileName(name)) {
+      return config.Error(Message::kDefaultModelFilenameFieldNumber,
+                          absl::StrCat("expected the name of a file in the model's folder, got '",
+                                       Printable(name), "'"));
+    }
+    if (config->has_weights() && name != config->weights()) {
+      return config.Error(
+          Message::kDefaultModelFilenameFieldNumber,
+          absl::StrCat("expected none beside weights, or the same, got '", Printable(name), "'"));
+    }
+    out->weights_file = name;
+  }
+  if (config->has_program()) {
+    if (!IsFileName(config->program())) {
+      return config.Error(Message::kProgramFieldNumber,
+                          absl::StrCat("expected the name of a file in the model's folder, got '",
+                                       Printable(config->program()), "'"));
+    }
+    out->program_file = config->program();
+  }
   if (config->has_strict()) out->strict = config->strict();
   if (config->has_architecture()) {
     const config::ModelArchitecture& architecture = config->architecture();
@@ -204,6 +234,9 @@ absl::Status CheckWeightsAndArchitecture(const Located<config::ModelConfig>& con
       return config.Error(Message::kArchitectureFieldNumber, "expected a name, got none");
     }
     out->architecture = architecture.name();
+    const absl::Status layers =
+        CheckLayers(config.Inside(Message::kArchitectureFieldNumber, architecture), out);
+    if (!layers.ok()) return layers;
     for (const auto& [key, value] : architecture.parameters()) {
       if (key.empty()) {
         return config.Inside(Message::kArchitectureFieldNumber, architecture)
@@ -228,12 +261,15 @@ absl::StatusOr<ModelConfig> Check(const config::ModelConfig& message, const char
                                      "', got '", Printable(config->name()), "'"));
   }
   if (config->has_max_batch_size()) {
-    if (config->max_batch_size() < 1 || config->max_batch_size() > kMaxBatchSize) {
+    if (config->max_batch_size() < 0 || config->max_batch_size() > kMaxBatchSize) {
       return config.Error(Message::kMaxBatchSizeFieldNumber,
-                          ExpectedRange(1, kMaxBatchSize, config->max_batch_size()));
+                          ExpectedRange(0, kMaxBatchSize, config->max_batch_size()));
     }
     out.max_batch_size = config->max_batch_size();
+  } else if (IsForPyTorchBackend(message)) {
+    out.max_batch_size = 0;
   }
+  if (const absl::Status status = CheckTriton(config, &out); !status.ok()) return status;
   if (const absl::Status status = CheckTensors(config, &out); !status.ok()) return status;
   if (const absl::Status status = CheckSwap(config, &out); !status.ok()) return status;
   if (const absl::Status status = CheckInstances(config, &out); !status.ok()) return status;

@@ -1,5 +1,6 @@
 #include "server/reload/config_tensors.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -183,6 +184,62 @@ absl::StatusOr<std::vector<std::optional<Normalisation>>> CheckNormalisations(
   return checked;
 }
 
+// REQUIRES: `spec` is what became of `tensor`.
+absl::StatusOr<Reshape> CheckReshape(const Located<config::ModelTensor>& tensor,
+                                     const TensorSpec& spec) {
+  constexpr int kField = config::ModelTensor::kReshapeFieldNumber;
+  Reshape reshape{.served = spec.dims, .network = {}};
+  if (tensor->has_normalize()) return tensor.Error(kField, "expected none beside normalize");
+  const auto shape = tensor.Inside(kField, tensor->reshape());
+  if (shape->shape_size() > kMaxDims) {
+    return tensor.Error(kField, absl::StrCat("expected at most ", kMaxDims, " dimensions, got ",
+                                             shape->shape_size()));
+  }
+  int64_t elements = 1;
+  for (const int64_t dim : spec.dims) elements *= dim == -1 ? 1 : dim;
+  int64_t open = std::count(spec.dims.begin(), spec.dims.end(), -1);
+  int64_t left = elements;
+  for (int i = 0; i < shape->shape_size(); ++i) {
+    const int64_t dim = shape->shape(i);
+    if (dim != -1 && dim < 1) {
+      return shape.Error(config::ModelTensorReshape::kShapeFieldNumber,
+                         absl::StrCat("expected a size, or -1 for any size, got ", dim), i);
+    }
+    reshape.network.push_back(dim);
+    if (dim == -1) {
+      --open;
+    } else if (left % dim == 0) {
+      left /= dim;
+    } else {
+      left = 0;  // which nothing divides
+    }
+  }
+  if (left != 1 || open != 0) {
+    return tensor.Error(
+        kField, absl::StrCat("expected a shape of as many elements as dims ",
+                             ShapeString(spec.dims), ", got ", ShapeString(reshape.network)));
+  }
+  return reshape;
+}
+
+// By tensor; empty where none is reshaped.
+absl::StatusOr<std::vector<std::optional<Reshape>>> CheckReshapes(
+    const Located<config::ModelConfig>& config, int number,
+    const google::protobuf::RepeatedPtrField<config::ModelTensor>& messages,
+    const std::vector<TensorSpec>& specs) {
+  std::vector<std::optional<Reshape>> checked(specs.size());
+  bool any = false;
+  for (int i = 0; i < messages.size(); ++i) {
+    if (!messages[i].has_reshape()) continue;
+    auto reshape = CheckReshape(config.Inside(number, messages[i], i), specs[i]);
+    if (!reshape.ok()) return reshape.status();
+    checked[i] = *std::move(reshape);
+    any = true;
+  }
+  if (!any) checked.clear();
+  return checked;
+}
+
 }  // namespace
 
 absl::Status CheckTensors(const Located<config::ModelConfig>& config, ModelConfig* out) {
@@ -196,6 +253,12 @@ absl::Status CheckTensors(const Located<config::ModelConfig>& config, ModelConfi
   auto outputs = CheckSpecs(config, Message::kOutputFieldNumber, config->output());
   if (!outputs.ok()) return outputs.status();
   out->outputs = *std::move(outputs);
+  auto reshape = CheckReshapes(config, Message::kInputFieldNumber, config->input(), out->inputs);
+  if (!reshape.ok()) return reshape.status();
+  out->execution.reshape_inputs = *std::move(reshape);
+  reshape = CheckReshapes(config, Message::kOutputFieldNumber, config->output(), out->outputs);
+  if (!reshape.ok()) return reshape.status();
+  out->execution.reshape_outputs = *std::move(reshape);
   for (int i = 0; i < config->output_size(); ++i) {
     if (config->output(i).has_normalize()) {
       return config.Inside(Message::kOutputFieldNumber, config->output(i), i)

@@ -54,6 +54,14 @@ class Located {
     return ErrorOf(Field(number), what, text_, places_, index);
   }
 
+  // About the message as a whole.
+  absl::Status Error(const std::string& what) const { return ErrorAt(text_, -1, -1, what); }
+
+  // Where the value of that index in a repeated field stands, from 1; 0: not known.
+  int Line(int number, int index) const {
+    return places_ == nullptr ? 0 : places_->GetLocation(Field(number), index).line + 1;
+  }
+
   template <typename Nested>
   Located<Nested> Inside(int number, const Nested& nested, int index = kSingular) const {
     return Located<Nested>(

@@ -24,6 +24,10 @@ namespace fs = std::filesystem;
 constexpr ptrdiff_t kMaxGolden = 64;
 constexpr std::array<absl::string_view, 5> kWeightsExtensions = {".pth", ".pt", ".bin", ".ckpt",
                                                                  ".safetensors"};
+// Files that hold weights, too, but are often beside them for other readers.
+constexpr std::array<absl::string_view, 2> kProgramExtensions = {".pt2", ".onnx"};
+constexpr std::array<absl::string_view, 3> kHuggingFaceNames = {"config.json", "modules.json",
+                                                                "1_Pooling/config.json"};
 constexpr std::array<absl::string_view, 2> kIndexEndings = {".safetensors.index.json",
                                                             ".bin.index.json"};
 // Folders of more entries than this are no models; messages name a few of them only.
@@ -62,25 +66,41 @@ bool IsFolder(const std::string& path) {
   return fs::is_directory(path, error);
 }
 
+template <size_t kCount>
+bool EndsWithAny(absl::string_view name, const std::array<absl::string_view, kCount>& extensions) {
+  const std::string lower = absl::AsciiStrToLower(name);
+  return std::any_of(extensions.begin(), extensions.end(), [&lower](absl::string_view extension) {
+    return lower.size() > extension.size() && absl::EndsWith(lower, extension);
+  });
+}
+
+// "program.pt2" of "models/net/program.pt2".
+std::string FileNameOf(const SourceFile& file) { return fs::path(file.path).filename().string(); }
+
 struct Candidates {
   std::vector<std::string> files;
   std::vector<std::string> indexes;
 };
 
-Candidates FindCandidates(const std::vector<std::string>& entries, const std::string& folder) {
+Candidates FindCandidates(const std::vector<std::string>& entries, const std::string& folder,
+                          const ModelConfig& config) {
   Candidates found;
+  std::vector<std::string> programs;
   for (const std::string& name : entries) {
-    if (IsHidden(name) || IsFolder(absl::StrCat(folder, "/", name))) continue;
-    if (HasWeightsExtension(name)) found.files.push_back(name);
+    if (IsHidden(name) || IsProgramName(name, config)) continue;
+    if (IsFolder(absl::StrCat(folder, "/", name))) continue;
+    if (EndsWithAny(name, kWeightsExtensions)) found.files.push_back(name);
+    if (EndsWithAny(name, kProgramExtensions)) programs.push_back(name);
     if (IsIndex(name)) found.indexes.push_back(name);
   }
+  if (found.files.empty() && found.indexes.empty()) found.files = std::move(programs);
   return found;
 }
 
 // The file name of the weights among the folder's entries.
 absl::StatusOr<std::string> ChooseWeights(const std::vector<std::string>& entries,
                                           const std::string& folder, const ModelConfig& config) {
-  const auto [files, indexes] = FindCandidates(entries, folder);
+  const auto [files, indexes] = FindCandidates(entries, folder, config);
   if (!config.weights_file.empty()) {
     const std::string& wanted = config.weights_file;
     if (std::binary_search(entries.begin(), entries.end(), wanted)) return wanted;
@@ -99,7 +119,23 @@ absl::StatusOr<std::string> ChooseWeights(const std::vector<std::string>& entrie
         "\""));
   }
   return absl::NotFoundError(absl::StrCat("no weights file yet; expected a file that ends in ",
-                                          absl::StrJoin(kWeightsExtensions, ", ")));
+                                          absl::StrJoin(kWeightsExtensions, ", "), ", ",
+                                          absl::StrJoin(kProgramExtensions, ", ")));
+}
+
+// Adds what lies beside the weights for Hugging Face's libraries.
+absl::Status ObserveHuggingFace(const std::vector<std::string>& entries, const std::string& folder,
+                                ModelSource* source) {
+  if (!std::binary_search(entries.begin(), entries.end(), kHuggingFaceNames[0])) {
+    return absl::OkStatus();
+  }
+  for (const absl::string_view name : kHuggingFaceNames) {
+    absl::StatusOr<SourceFile> file = ObserveFile(absl::StrCat(folder, "/", name));
+    if (absl::IsNotFound(file.status()) && name != kHuggingFaceNames[0]) continue;
+    if (!file.ok()) return file.status();
+    source->hugging_face.push_back(*std::move(file));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status ObserveAll(const std::vector<std::string>& entries, const std::string& folder,
@@ -126,11 +162,13 @@ bool IsModelName(absl::string_view name) {
 bool IsHidden(absl::string_view name) { return absl::StartsWith(name, "."); }
 
 bool HasWeightsExtension(absl::string_view name) {
-  const std::string lower = absl::AsciiStrToLower(name);
-  return std::any_of(kWeightsExtensions.begin(), kWeightsExtensions.end(),
-                     [&lower](absl::string_view extension) {
-                       return lower.size() > extension.size() && absl::EndsWith(lower, extension);
-                     });
+  return EndsWithAny(name, kWeightsExtensions) || EndsWithAny(name, kProgramExtensions);
+}
+
+bool IsProgramName(const std::string& name, const ModelConfig& config) {
+  return name == config.program_file ||
+         (config.program_file.empty() &&
+          std::find(kProgramNames.begin(), kProgramNames.end(), name) != kProgramNames.end());
 }
 
 absl::StatusOr<std::vector<std::string>> ListFolder(const std::string& folder) {
@@ -159,9 +197,42 @@ std::string NameSome(const std::vector<std::string>& names) {
   return text;
 }
 
+absl::Status ObserveProgram(const std::vector<std::string>& entries, const std::string& folder,
+                            const ModelConfig& config, ModelSource* source) {
+  std::vector<std::string> found;
+  for (const std::string& name : entries) {
+    if (IsProgramName(name, config)) found.push_back(name);
+  }
+  if (found.empty()) return absl::OkStatus();
+  if (found.size() > 1) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("expected one program, got ", found.size(), ": ", NameSome(found),
+                     "; a line in ", kConfigFileName, " settles which one runs, e.g. program: \"",
+                     Printable(found.front()), "\""));
+  }
+  absl::StatusOr<SourceFile> program = ObserveFile(absl::StrCat(folder, "/", found.front()));
+  if (!program.ok()) return program.status();
+  source->program = *std::move(program);
+  return absl::OkStatus();
+}
+
 absl::Status ObserveWeights(const std::vector<std::string>& entries, const std::string& folder,
                             const ModelConfig& config, ModelSource* source) {
+  if (absl::Status program = ObserveProgram(entries, folder, config, source); !program.ok()) {
+    return program;
+  }
+  if (!config.program_file.empty() && !source->program.has_value()) {
+    return absl::NotFoundError(absl::StrCat(kConfigFileName, " names the program '",
+                                            Printable(config.program_file),
+                                            "', which is not there"));
+  }
   absl::StatusOr<std::string> name = ChooseWeights(entries, folder, config);
+  const bool alone = absl::IsNotFound(name.status()) && config.weights_file.empty();
+  if (alone && source->program.has_value() &&
+      !absl::EndsWith(FileNameOf(*source->program), ".so")) {
+    source->weights = source->program;
+    return absl::OkStatus();
+  }
   if (!name.ok()) return name.status();
   absl::StatusOr<SourceFile> weights = ObserveFile(absl::StrCat(folder, "/", *name));
   if (!weights.ok()) return weights.status();
@@ -172,7 +243,7 @@ absl::Status ObserveWeights(const std::vector<std::string>& entries, const std::
   }
   source->weights = *std::move(weights);
   source->shards = std::move(shards);
-  return absl::OkStatus();
+  return ObserveHuggingFace(entries, folder, source);
 }
 
 absl::Status ObserveGolden(const std::string& folder, ModelSource* source) {
@@ -219,7 +290,7 @@ NumberedFolders FindNumberedFolders(const std::vector<std::string>& entries,
 
 std::vector<std::string> FindWeightsFiles(const std::vector<std::string>& entries,
                                           const std::string& folder, const ModelConfig& config) {
-  auto [files, indexes] = FindCandidates(entries, folder);
+  auto [files, indexes] = FindCandidates(entries, folder, config);
   files.insert(files.end(), indexes.begin(), indexes.end());
   const std::string& named = config.weights_file;
   if (std::binary_search(entries.begin(), entries.end(), named) &&

@@ -33,8 +33,17 @@ absl::StatusOr<std::vector<std::string>> ListFolder(const std::string& folder);
 // Some of the names, for a message.
 std::string NameSome(const std::vector<std::string>& names);
 
-// Adds the weights in `folder`, whose entries are `entries`, to `source`. NOT_FOUND: there are none
-// yet.
+// Whether a file of that name is a model's program rather than its weights.
+bool IsProgramName(const std::string& name, const ModelConfig& config);
+
+// Adds the program in `folder`, whose entries are `entries`, to `source`: the file that the
+// configuration names, or the one that has a program's name. Left alone where there is none.
+absl::Status ObserveProgram(const std::vector<std::string>& entries, const std::string& folder,
+                            const ModelConfig& config, ModelSource* source);
+
+// Adds the weights in `folder`, whose entries are `entries`, to `source`, and what a Hugging Face
+// folder says of them. A program that `source` has is its own weights where there are no others.
+// NOT_FOUND: there are none yet.
 absl::Status ObserveWeights(const std::vector<std::string>& entries, const std::string& folder,
                             const ModelConfig& config, ModelSource* source);
 

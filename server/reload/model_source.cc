@@ -46,35 +46,28 @@ absl::StatusOr<SourceFile> ObserveFile(const std::string& path) {
 }
 
 bool IsUnchanged(const ModelSource& source, const std::string& folder) {
-  const auto same = [](const std::string& path, const std::optional<SourceFile>& before) {
-    const absl::StatusOr<SourceFile> now = ObserveFile(path);
-    if (!before.has_value()) return absl::IsNotFound(now.status());
-    return now.ok() && *now == *before;
-  };
-  const auto all_same = [&same](const std::vector<SourceFile>& files) {
-    return std::all_of(files.begin(), files.end(),
-                       [&same](const SourceFile& file) { return same(file.path, file); });
-  };
-  return same(absl::StrCat(folder, "/", kConfigFileName), source.config) &&
-         (!source.weights.has_value() || same(source.weights->path, source.weights)) &&
-         all_same(source.shards) && all_same(source.golden);
+  bool unchanged =
+      source.config.has_value() ||
+      absl::IsNotFound(ObserveFile(absl::StrCat(folder, "/", kConfigFileName)).status());
+  ForEachFile(source, [&unchanged](const char*, const SourceFile& before) {
+    if (!unchanged) return;
+    const absl::StatusOr<SourceFile> now = ObserveFile(before.path);
+    unchanged = now.ok() && *now == before;
+  });
+  return unchanged;
 }
 
 std::string FingerprintText(const ModelSource& source) {
   Sha256 hash;
-  const auto add = [&hash](absl::string_view role, const SourceFile& file) {
+  ForEachFile(source, [&hash](absl::string_view role, const SourceFile& file) {
     const FileFingerprint& print = file.fingerprint;
     // No path holds a NUL, so that no two sources give the same text.
     const std::string text =
-        absl::StrCat(role, file.path, absl::string_view("\0", 1), file.resolved_path,
+        absl::StrCat(role, " ", file.path, absl::string_view("\0", 1), file.resolved_path,
                      absl::string_view("\0", 1), print.device, " ", print.inode, " ",
                      print.size_bytes, " ", print.mtime_ns, " ", print.ctime_ns, "\n");
     hash.Update(absl::MakeConstSpan(reinterpret_cast<const std::byte*>(text.data()), text.size()));
-  };
-  if (source.config.has_value()) add("config ", *source.config);
-  if (source.weights.has_value()) add("weights ", *source.weights);
-  for (const SourceFile& shard : source.shards) add("shard ", shard);
-  for (const SourceFile& sample : source.golden) add("golden ", sample);
+  });
   return ToHex(hash.Finish());
 }
 

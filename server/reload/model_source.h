@@ -33,6 +33,12 @@ struct SourceFile {
 struct ModelSource {
   std::optional<SourceFile> config;
   std::optional<SourceFile> weights;
+  // What the weights are run by, where that is a file: program.pt2, program.pt, program.onnx or
+  // plugin.so. It is also `weights` where there are no others and it has its own.
+  std::optional<SourceFile> program = {};
+  // Of a Hugging Face folder, beside the weights: config.json, and then what else says what the
+  // network is (modules.json, 1_Pooling/config.json).
+  std::vector<SourceFile> hugging_face = {};
   // Where the weights are an index (model.safetensors.index.json): the weights files beside it, of
   // which the index names some or all.
   std::vector<SourceFile> shards = {};
@@ -44,6 +50,17 @@ struct ModelSource {
 
 // Fingerprint of the regular file that `path` leads to.
 absl::StatusOr<SourceFile> ObserveFile(const std::string& path);
+
+// Calls `visit(role, file)` for each file that a version is made from, in an order of its own.
+template <typename Visit>
+void ForEachFile(const ModelSource& source, Visit visit) {
+  if (source.config.has_value()) visit("config", *source.config);
+  if (source.weights.has_value()) visit("weights", *source.weights);
+  if (source.program.has_value()) visit("program", *source.program);
+  for (const SourceFile& file : source.hugging_face) visit("hugging face", file);
+  for (const SourceFile& shard : source.shards) visit("shard", shard);
+  for (const SourceFile& sample : source.golden) visit("golden", sample);
+}
 
 // Whether the files of `source` are still what they were, and no config.pbtxt has appeared in the
 // model's `folder`.

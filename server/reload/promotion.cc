@@ -6,7 +6,9 @@ namespace sconce {
 
 Entrance ChooseEntrance(const ModelVersion& next, const ModelVersion* live,
                         const std::string& promoted_weights_id) {
-  const bool promoted = next.weights_id == promoted_weights_id;
+  // The same weights in another program are something else.
+  const bool promoted = next.weights_id == promoted_weights_id &&
+                        (live == nullptr || live->architecture == next.architecture);
   // A batch is made for the tensors of the version that answers, so that another one can only take
   // its place as a whole.
   if (next.config.canary.share > 0 && live != nullptr && !promoted &&

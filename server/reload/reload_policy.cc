@@ -32,10 +32,8 @@ TimePoint SettledAt(const ReloadState& state, Duration settle, TimePoint now,
     const std::chrono::nanoseconds age = wall - std::chrono::nanoseconds(file.fingerprint.mtime_ns);
     if (age >= age.zero() && age < settle) settled = std::max(settled, now + (settle - age));
   };
-  for (const auto& file : {state.seen->source.config, state.seen->source.weights}) {
-    if (file.has_value()) wait_for(*file);
-  }
-  for (const SourceFile& shard : state.seen->source.shards) wait_for(shard);
+  ForEachFile(state.seen->source,
+              [&wait_for](const char*, const SourceFile& file) { wait_for(file); });
   return std::min(settled, state.unchanged_since + 2 * settle);
 }
 

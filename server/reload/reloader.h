@@ -106,9 +106,13 @@ class Reloader : public RepositoryControl {
     // Whether the new version has to fit the clients of the live one.
     bool must_fit = false;
     std::optional<LoadOverrides> overrides;
-    std::unique_ptr<InlineWeights> inline_weights;
-    // As the client calls them.
-    std::string inline_name;
+    // What came with a request, and what the client calls it.
+    struct InlineFile {
+      std::unique_ptr<InlineWeights> file;
+      std::string name;
+    };
+    InlineFile inline_weights;
+    InlineFile inline_program;
     // Null: the new version is to stand beside all others.
     std::shared_ptr<const ModelVersion> live;
     std::vector<std::shared_ptr<const RecentRequest>> recent;
@@ -168,6 +172,8 @@ class Reloader : public RepositoryControl {
   void QueueLoad(const std::shared_ptr<LoadTask>& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // On a background thread: fills in what came of the task.
   void RunLoad(const std::shared_ptr<LoadTask>& task);
+  // Puts the files that came with the request in the place of the folder's.
+  absl::Status TakeInlineFiles(std::map<std::string, std::string> files, LoadTask* task);
   absl::Status PrepareOverride(LoadTask* task);
   LoadRequest RequestFor(const std::shared_ptr<LoadTask>& task);
   void OnStep(const std::shared_ptr<LoadTask>& task, VersionState step, Duration time);

@@ -61,10 +61,6 @@ absl::Status Reloader::Load(const std::string& model, LoadOverrides overrides) {
     if (watcher_ == nullptr) {
       return absl::UnavailableError("the model repository has not been looked at yet");
     }
-    if (overrides.files.size() > 1) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("expected one weights file, got ", overrides.files.size()));
-    }
     if (!overrides.files.empty() && !IsModelName(model)) {
       return absl::InvalidArgumentError(
           absl::StrCat("expected a model's name, made of letters, digits, '.', '_' and '-', got '",

@@ -8,6 +8,7 @@
 #include "absl/strings/str_replace.h"
 #include "server/base/printable.h"
 #include "server/reload/compatibility.h"
+#include "server/reload/model_folder.h"
 #include "server/reload/promotion.h"
 #include "server/reload/reloader.h"
 #include "server/reload/reloader_text.h"
@@ -118,18 +119,47 @@ void Reloader::RunLoad(const std::shared_ptr<LoadTask>& task) {
   spdlog::info("model '{}': loading {} ({})", name, FileNameOf(task->source),
                Megabytes(task->source.weights->fingerprint.size_bytes));
   task->loaded = loader_->Load(RequestFor(task));
-  if (!task->loaded.ok() && task->inline_weights != nullptr) {
+  for (const LoadTask::InlineFile* sent : {&task->inline_weights, &task->inline_program}) {
+    if (task->loaded.ok() || sent->file == nullptr) continue;
     // The path of a piece of memory says nothing to the client.
     const absl::Status& failure = task->loaded.status();
     task->loaded = absl::Status(
-        failure.code(), absl::StrReplaceAll(failure.message(), {{task->inline_weights->path(),
-                                                                 Printable(task->inline_name)}}));
+        failure.code(),
+        absl::StrReplaceAll(failure.message(), {{sent->file->path(), Printable(sent->name)}}));
   }
-  if (task->loaded.ok() && task->inline_weights == nullptr &&
+  if (task->loaded.ok() && !task->inline_weights.file && !task->inline_program.file &&
       !IsUnchanged(task->source, scanner_.FolderOf(name))) {
     task->loaded = absl::AbortedError(
         absl::StrCat(FileNameOf(task->source), " or its config.pbtxt changed while it was read"));
   }
+}
+
+absl::Status Reloader::TakeInlineFiles(std::map<std::string, std::string> files, LoadTask* task) {
+  ModelSource& source = task->source;
+  const bool was_alone = source.program.has_value() && source.program == source.weights;
+  for (auto& [name, bytes] : files) {
+    const bool is_program = IsProgramName(name, *task->config);
+    LoadTask::InlineFile& sent = is_program ? task->inline_program : task->inline_weights;
+    if (sent.file != nullptr) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("expected one weights file and perhaps one program, got two ",
+                       is_program ? "programs" : "weights files", ": '", Printable(sent.name),
+                       "' and '", Printable(name), "'"));
+    }
+    auto file = InlineWeights::Create(bytes);
+    if (!file.ok()) return file.status();
+    bytes = std::string();  // not needed twice
+    sent = {*std::move(file), name};
+    absl::StatusOr<SourceFile> seen = ObserveFile(sent.file->path());
+    if (!seen.ok()) return seen.status();
+    (is_program ? source.program : source.weights) = *std::move(seen);
+  }
+  if (task->inline_weights.file != nullptr) source.shards.clear();
+  // A program that comes alone is its own weights where the folder has no others.
+  if (task->inline_weights.file == nullptr && (was_alone || !source.weights.has_value())) {
+    source.weights = source.program;
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Reloader::PrepareOverride(LoadTask* task) {
@@ -141,24 +171,25 @@ absl::Status Reloader::PrepareOverride(LoadTask* task) {
     task->config = std::make_shared<const ModelConfig>(*std::move(config));
   }
   if (task->config == nullptr) task->config = std::make_shared<const ModelConfig>();
-  std::string path;
-  if (!overrides.files.empty()) {
-    auto weights = InlineWeights::Create(overrides.files.begin()->second);
-    if (!weights.ok()) return weights.status();
-    task->inline_weights = *std::move(weights);
-    task->inline_name = overrides.files.begin()->first;
-    task->source.shards.clear();
-    path = task->inline_weights->path();
-  } else if (!overrides.config_json.empty() && !task->config->weights_file.empty()) {
-    path = absl::StrCat(scanner_.FolderOf(name), "/", task->config->weights_file);
-  } else if (!task->source.weights.has_value()) {
+  if (!overrides.config_json.empty()) {
+    // What the configuration names lies in the model's folder.
+    const std::pair<const std::string&, std::optional<SourceFile>&> named[] = {
+        {task->config->weights_file, task->source.weights},
+        {task->config->program_file, task->source.program}};
+    for (const auto& [file, place] : named) {
+      if (file.empty() || overrides.files.contains(file)) continue;
+      absl::StatusOr<SourceFile> seen =
+          ObserveFile(absl::StrCat(scanner_.FolderOf(name), "/", file));
+      if (!seen.ok()) return seen.status();
+      place = *std::move(seen);
+    }
+  }
+  if (absl::Status taken = TakeInlineFiles(std::move(overrides.files), task); !taken.ok()) {
+    return taken;
+  }
+  if (!task->source.weights.has_value()) {
     return absl::FailedPreconditionError(
         "the model's folder holds no weights that the configuration could be used with");
-  }
-  if (!path.empty()) {
-    absl::StatusOr<SourceFile> weights = ObserveFile(path);
-    if (!weights.ok()) return weights.status();
-    task->source.weights = *std::move(weights);
   }
   task->overrides.emplace();  // the bytes are not needed twice
   return absl::OkStatus();
@@ -169,6 +200,12 @@ LoadRequest Reloader::RequestFor(const std::shared_ptr<LoadTask>& task) {
                       .weights_path = task->source.weights->path,
                       .config = *task->config,
                       .number = task->number};
+  if (task->source.program.has_value()) request.program_path = task->source.program->path;
+  if (!task->source.hugging_face.empty()) {
+    request.hugging_face_path = task->source.hugging_face.front().path;
+  }
+  request.from_client = task->inline_program.file != nullptr ||
+                        (task->inline_weights.file != nullptr && !task->source.program.has_value());
   for (const SourceFile& golden : task->source.golden) {
     request.golden_paths.push_back(golden.path);
   }
@@ -211,8 +248,10 @@ void Reloader::FinishLoad(LoadTask* task) {
   std::shared_ptr<const ModelVersion> version;
   if (task->loaded.ok()) {
     in_place = std::move(task->loaded->in_place);
-    if (task->inline_weights != nullptr) {
-      task->loaded->version->weights_path = task->inline_name;
+    if (task->inline_weights.file != nullptr) {
+      task->loaded->version->weights_path = task->inline_weights.name;
+    } else if (task->source.weights == task->source.program && task->inline_program.file) {
+      task->loaded->version->weights_path = task->inline_program.name;
     }
     MutexLock lock(&mutex_);
     // The weights that answered before a restart come back under their number.
@@ -222,7 +261,8 @@ void Reloader::FinishLoad(LoadTask* task) {
     }
     version = reaper_->Own(std::move(task->loaded->version));
   }
-  task->inline_weights.reset();
+  task->inline_weights = {};
+  task->inline_program = {};
   if (result.ok()) {
     const TimePoint start = Clock::Real()->Now();
     metrics_->ForModel(name)->CountWeightBytes(version->weights_bytes - version->shared_bytes,

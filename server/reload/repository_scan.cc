@@ -24,13 +24,9 @@ constexpr size_t kMaxNumbered = 1000;
 
 // Where the files lie that `source` is made of: a change of theirs matters.
 void AddFolders(const ModelSource& source, std::set<std::string>* folders) {
-  const auto add = [folders](const SourceFile& file) {
+  ForEachFile(source, [folders](const char*, const SourceFile& file) {
     folders->insert(fs::path(file.resolved_path).parent_path().string());
-  };
-  if (source.config.has_value()) add(*source.config);
-  if (source.weights.has_value()) add(*source.weights);
-  for (const SourceFile& shard : source.shards) add(shard);
-  for (const SourceFile& sample : source.golden) add(sample);
+  });
 }
 
 bool IsNamed(const VersionPolicy& policy, int64_t number) {
@@ -140,6 +136,9 @@ absl::Status RepositoryScanner::ObserveNumbered(const std::vector<std::string>& 
                                                 std::map<int64_t, std::string> names,
                                                 const std::string& folder, ModelObservation* seen) {
   const ModelConfig& config = *seen->config;
+  if (absl::Status status = ObserveProgram(entries, folder, config, &seen->source); !status.ok()) {
+    return status;
+  }
   const std::vector<std::string> beside = FindWeightsFiles(entries, folder, config);
   if (!beside.empty()) {
     return absl::FailedPreconditionError(

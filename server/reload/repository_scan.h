@@ -3,11 +3,12 @@
 //
 // A model is a folder (or a link to one) of the repository. Its weights are the file its
 // config.pbtxt names, the one file with a known extension or the one index of several; between the
-// names that Hugging Face's libraries write, their order decides (known_names.h). What programs
-// write before they rename it (.tmp, .part, a leading dot) is not seen. Where the folder holds
-// numbered ones, each of them is looked at in the same way. Links are followed
-// everywhere, so that what matters is the file that is reached: a ConfigMap's
-// `model.pth -> ..data/model.pth` changes when `..data` does.
+// names that Hugging Face's libraries write, their order decides (known_names.h). A program beside
+// them says what is computed with them, and is its own weights where there are no others. What is
+// written before it is renamed (.tmp, .part, a leading dot) is not seen. Where the folder holds
+// numbered ones, each of them is looked at in the same way; a program beside them is run by all
+// that have none. Links are followed everywhere, so that what matters is the file that is reached:
+// a ConfigMap's `model.pth -> ..data/model.pth` changes when `..data` does.
 
 #ifndef SCONCE_SERVER_RELOAD_REPOSITORY_SCAN_H_
 #define SCONCE_SERVER_RELOAD_REPOSITORY_SCAN_H_
@@ -36,8 +37,8 @@ struct ModelObservation {
   std::shared_ptr<const ModelConfig> config;
 
   // Where the folder holds numbered ones (1, 2, ...) in place of a weights file: each of them, by
-  // number, with the model's config and golden samples. `source` then has no weights, and `status`
-  // is OK.
+  // number, with the model's config, program and golden samples. `source` then has no weights, and
+  // `status` is OK.
   struct Numbered {
     absl::Status status;
     ModelSource source;

@@ -30,7 +30,8 @@ std::string Describe(const std::deque<KnownVersion>& retained) {
 }  // namespace
 
 bool IsWorthRetaining(const ModelVersion& leaving, const ModelVersion* next) {
-  if (next != nullptr && leaving.weights_id == next->weights_id && leaving.config == next->config) {
+  if (next != nullptr && leaving.weights_id == next->weights_id &&
+      leaving.architecture == next->architecture && leaving.config == next->config) {
     return false;
   }
   return HealthOf(leaving).ok();

@@ -29,6 +29,12 @@ enum class Retained { kOfThisModel, kOfAnyModel };
 struct LoadRequest {
   std::string model;
   std::string weights_path;
+  // ModelSource::program and ::hugging_face; empty: none.
+  std::string program_path = "";
+  std::string hugging_face_path = "";
+  // The program, or weights that may be one, came with a client's request: nothing of it is run
+  // that a client could not be trusted with.
+  bool from_client = false;
   // The files of the model's folder `golden`: each holds a batch, its inputs and the outputs that
   // are expected, as tensors under the names of the signature.
   std::vector<std::string> golden_paths = {};

@@ -56,11 +56,11 @@ inference::DataType DataTypeOf(DType dtype) {
   }
 }
 
-void DescribeTensor(const TensorSpec& spec,
+void DescribeTensor(const TensorSpec& spec, bool batched,
                     inference::ModelMetadataResponse::TensorMetadata* tensor) {
   tensor->set_name(spec.name);
   tensor->set_datatype(std::string(OipDatatype(spec.dtype)));
-  tensor->add_shape(-1);
+  if (batched) tensor->add_shape(-1);
   for (const int64_t dim : spec.dims) tensor->add_shape(dim);
 }
 
@@ -145,11 +145,12 @@ inference::ModelMetadataResponse DescribeMetadata(const ModelVersion& version,
   metadata.set_name(version.model);
   for (const int64_t number : numbers) metadata.add_versions(absl::StrCat(number));
   metadata.set_platform(kPlatform);
+  const bool batched = version.signature.rows.batched;
   for (const TensorSpec& spec : version.signature.inputs) {
-    DescribeTensor(spec, metadata.add_inputs());
+    DescribeTensor(spec, batched, metadata.add_inputs());
   }
   for (const TensorSpec& spec : version.signature.outputs) {
-    DescribeTensor(spec, metadata.add_outputs());
+    DescribeTensor(spec, batched, metadata.add_outputs());
   }
   (*metadata.mutable_properties())["weights_id"] = version.weights_id;
   (*metadata.mutable_properties())["architecture"] = version.architecture;
@@ -162,8 +163,14 @@ inference::ModelConfig DescribeConfig(const ModelVersion& version) {
   config.set_platform(kPlatform);
   config.set_backend(kBackend);
   DescribePolicy(version.config.version_policy, config.mutable_version_policy());
-  config.set_max_batch_size(Clamped<int32_t>(version.config.max_batch_size));
-  for (const TensorSpec& spec : version.signature.inputs) DescribeTensor(spec, config.add_input());
+  // 0: there is no batch dimension.
+  const bool batched = version.signature.rows.batched;
+  config.set_max_batch_size(Clamped<int32_t>(batched ? version.max_batch_rows() : 0));
+  for (const TensorSpec& spec : version.signature.inputs) {
+    inference::ModelInput* input = config.add_input();
+    DescribeTensor(spec, input);
+    input->set_optional(spec.rules.absent.has_value());
+  }
   for (const TensorSpec& spec : version.signature.outputs) {
     DescribeTensor(spec, config.add_output());
   }

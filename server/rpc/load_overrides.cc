@@ -16,6 +16,7 @@ using inference::ModelRepositoryParameter;
 
 constexpr char kConfig[] = "config";
 constexpr std::string_view kFilePrefix = "file:";
+constexpr size_t kMostFiles = 2;  // weights and a program
 
 std::string Quoted(const std::string& parameter) {
   return absl::StrCat("parameter '", Printable(parameter), "'");
@@ -61,11 +62,12 @@ absl::Status TakeFile(const std::string& parameter, ModelRepositoryParameter* va
         absl::StrCat(Quoted(parameter), ": expected at most ", max_file_bytes,
                      " bytes (--inline-weights-max-bytes), got ", size));
   }
-  if (!overrides->files.empty()) {
+  if (overrides->files.size() == kMostFiles && !overrides->files.contains(*name)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("expected one weights file, got two: '",
+        absl::StrCat("expected one weights file and perhaps one program, got '",
                      Printable(overrides->files.begin()->first), "' and '", Printable(*name),
-                     "'; a sharded checkpoint can be made one file with sconce convert"));
+                     "' among others; a sharded checkpoint can be made one file with sconce "
+                     "convert"));
   }
   overrides->files[*name] = std::move(*value->mutable_bytes_param());
   return absl::OkStatus();

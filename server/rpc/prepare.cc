@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/base/printable.h"
+#include "server/batching/request_check.h"
 #include "server/rpc/contents.h"
 #include "server/rpc/parameters.h"
 
@@ -42,6 +43,7 @@ class InputBytesTaker {
     if (!status.ok()) return status;
     for (size_t i = 0; i < signature_.inputs.size(); ++i) {
       const size_t at = request_.checked.position[i];
+      if (at == CheckedInputs::kAbsent) continue;
       if (places_[at]) {
         status = TakeRegion(at, request_.checked.size_bytes[i]);
       } else if (decoded_.raw.empty()) {
@@ -214,12 +216,13 @@ absl::StatusOr<PreparedInfer> PrepareInfer(DecodedInfer decoded, std::shared_ptr
                                 {input.shape().begin(), input.shape().end()}});
   }
   auto checked =
-      CheckInputs(label, version->signature, version->config.max_batch_size, request.declared);
+      CheckInputs(label, version->signature, version->max_batch_rows(), request.declared);
   if (!checked.ok()) return checked.status();
   request.checked = *std::move(checked);
 
   InputBytesTaker inputs(label, regions, &decoded, version->signature, &request);
   absl::Status taken = inputs.Take();
+  if (taken.ok()) taken = CheckElements(*version, request);
   if (!taken.ok()) return taken;
   request.wire = decoded.raw.empty() ? inputs.converted() : std::move(wire);
 

@@ -16,6 +16,7 @@
 #include "server/checkpoint/checkpoint.h"
 #include "server/checkpoint/error_context.h"
 #include "server/checkpoint/tied_tensors.h"
+#include "server/program/choose_architecture.h"
 #include "server/tools/arithmetic.h"
 #include "server/tools/progress.h"
 #include "server/tools/tensor_parts.h"
@@ -95,26 +96,30 @@ void CheckStructure(const Checkpoint& checkpoint, const models::Configured& conf
                     Findings& findings) {
   const auto layout = DescribeState(checkpoint);
   if (!layout.ok()) return findings.Problem(layout.status());
-  auto detection = models::Detect(layout->tensors, configured);
+  ArchitectureSources sources = SourcesBeside(checkpoint.path());
+  sources.configured = configured;
+  const auto chosen = ChooseArchitecture(layout->tensors, sources);
+  models::Detection detection;
   std::string nearest;
-  if (!detection.ok()) {
+  if (!chosen.ok()) {
     // Only where nothing fits; what is ambiguous has its own answer.
     const auto near = models::Nearest(layout->tensors);
-    if (!configured.architecture.empty() || !near.has_value()) {
-      return findings.Problem(detection.status());
+    if (!configured.architecture.empty() || !sources.program_path.empty() || !near.has_value()) {
+      return findings.Problem(chosen.status());
     }
     detection = *near;
     nearest =
         absl::StrCat("the weights fit no known architecture; the nearest, ",
                      models::ToString(near->architecture->name(), near->parameters), ", says: ");
   } else {
-    findings.architecture =
-        models::ToString(detection->architecture->name(), detection->parameters);
+    detection = chosen->detection;
+    findings.architecture = models::ToString(detection.architecture->name(), detection.parameters);
   }
-  findings.why = detection->why;
-  const auto net = detection->architecture->Create(detection->parameters);
+  findings.why = detection.why;
+  const auto net = detection.architecture->Create(detection.parameters);
   if (!net.ok()) return findings.Problem(net.status());
-  const auto fits = FitStateDict(**net, OutlineStateDict(checkpoint));
+  const auto fits = FitStateDict(**net, OutlineStateDict(checkpoint),
+                                 {.architecture = detection.architecture.get()});
   if (!fits.ok())
     findings.problems.push_back(absl::StrCat(nearest, std::string(fits.status().message())));
 }

@@ -11,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "server/base/printable.h"
 #include "server/tools/inspection.h"
+#include "server/tools/table.h"
 #include "server/tools/tensor_parts.h"
 #include "server/tools/tensor_tree.h"
 #include "server/tools/text.h"
@@ -21,7 +22,6 @@ namespace {
 constexpr size_t kMostMetadata = 20;
 constexpr size_t kMostFiles = 5;
 constexpr size_t kLabelCells = 14;  // of the summary
-constexpr size_t kColumnGap = 2;
 
 // Breaks `text` between words into lines of at most `width` cells, 0 for any; lines after the first
 // are indented.
@@ -106,56 +106,6 @@ void PrintSummary(const Checkpoint& checkpoint, const Inspection& inspection, Co
   }
 }
 
-struct Column {
-  std::string title;
-  bool right = false;
-};
-
-// Prints rows of cells, each column as wide as its widest cell. The first column is cut where the
-// terminal is too narrow.
-void PrintTable(const std::vector<Column>& columns,
-                const std::vector<std::vector<std::string>>& rows, Console& console) {
-  std::vector<size_t> widths;
-  for (const Column& column : columns) widths.push_back(DisplayWidth(column.title));
-  for (const auto& row : rows) {
-    for (size_t c = 0; c + 1 < row.size(); ++c) {  // the last, remarks, is as long as it likes
-      // A row of one cell, a module, does not need to leave room for the others.
-      widths[c] = std::max(widths[c], DisplayWidth(row[c]));
-    }
-  }
-  size_t all = 0;
-  for (size_t c = 0; c + 1 < widths.size(); ++c) all += widths[c] + kColumnGap;
-  if (console.width() > 0 && all > console.width()) {
-    const size_t over = all - console.width();
-    widths[0] = widths[0] > over + 12 ? widths[0] - over : 12;
-  }
-  const auto line = [&](const std::vector<std::string>& row) {
-    std::string text;
-    for (size_t c = 0; c < row.size(); ++c) {
-      std::string cell = row[c];
-      const size_t cells = DisplayWidth(cell);
-      if (c == 0 && row.size() > 1 && cells > widths[0]) {
-        while (DisplayWidth(cell) + 3 > widths[0]) {
-          do cell.pop_back();
-          while (!cell.empty() && (static_cast<unsigned char>(cell.back()) & 0xC0) == 0x80);
-        }
-        cell += "...";
-      }
-      if (c > 0) text.append(kColumnGap, ' ');
-      text += columns[c].right ? PadLeft(cell, widths[c]) : PadRight(cell, widths[c]);
-    }
-    while (!text.empty() && text.back() == ' ') text.pop_back();
-    return text;
-  };
-  std::vector<std::string> titles;
-  for (const Column& column : columns) titles.push_back(column.title);
-  console.Print(absl::StrCat("\n", console.Paint(Style::kDim, line(titles)), "\n"));
-  for (const auto& row : rows) {
-    console.Print(
-        absl::StrCat(row.size() == 1 ? console.Paint(Style::kBold, row[0]) : line(row), "\n"));
-  }
-}
-
 std::string OrDash(const std::optional<double>& value) {
   return value.has_value() ? NumberText(*value) : "-";
 }
@@ -227,6 +177,7 @@ void PrintTree(const Checkpoint& checkpoint, const Inspection& inspection, bool 
     row.push_back(Remarks(checkpoint, inspection, place.tensor));
     rows.push_back(std::move(row));
   }
+  console.Print("\n");
   PrintTable(columns, rows, console);
 }
 

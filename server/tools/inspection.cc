@@ -4,10 +4,13 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "models/catalog.h"
 #include "server/base/printable.h"
 #include "server/checkpoint/error_context.h"
 #include "server/checkpoint/tied_tensors.h"
+#include "server/program/choose_architecture.h"
 #include "server/tools/progress.h"
 #include "server/tools/tensor_parts.h"
 #include "server/weights/state_dict.h"
@@ -123,13 +126,16 @@ absl::StatusOr<Inspection> InspectCheckpoint(const Checkpoint& checkpoint, bool 
   const absl::StatusOr<StateLayout> layout = DescribeState(checkpoint);
   if (!layout.ok()) return layout.status();
   inspection.stripped_prefix = layout->stripped_prefix;
-  const auto detection = models::Detect(layout->tensors, {});
-  if (detection.ok()) {
+  const auto chosen = ChooseArchitecture(layout->tensors, SourcesBeside(checkpoint.path()));
+  if (chosen.ok()) {
+    const models::Detection& detection = chosen->detection;
     inspection.architecture =
-        models::ToString(detection->architecture->name(), detection->parameters);
-    inspection.why = detection->why;
+        models::ToString(detection.architecture->name(), detection.parameters);
+    inspection.why = detection.why;
   } else {
-    inspection.why = std::string(detection.status().message());
+    // The path is at the head of it all.
+    const std::string path = absl::StrCat(Printable(checkpoint.path()), ": ");
+    inspection.why = std::string(absl::StripPrefix(chosen.status().message(), path));
   }
 
   for (const CheckpointFile& file : checkpoint.files()) {

@@ -27,6 +27,12 @@ struct Runner {
   absl::StatusOr<int> operator()(const DevicesOptions& options) {
     return Devices(options, console);
   }
+  absl::StatusOr<int> operator()(const ArchitecturesOptions& options) {
+    return Architectures(options, console);
+  }
+  absl::StatusOr<int> operator()(const SummaryOptions& options) {
+    return Summarise(options, console);
+  }
   absl::StatusOr<int> operator()(const CtlOptions& options) { return Ctl(options, console); }
   absl::StatusOr<int> operator()(const ConvertOptions& options) {
     return Interruptible(
@@ -49,7 +55,8 @@ struct Runner {
 };
 
 std::string NameOf(const ToolOptions& options) {
-  constexpr const char* kNames[] = {"inspect", "check", "diff", "convert", "merge", "devices", "ctl"};
+  constexpr const char* kNames[] = {"inspect", "check", "diff",    "convert",      "merge",
+                                    "devices", "ctl",   "summary", "architectures"};
   return absl::StrCat("sconce ", kNames[options.index()]);
 }
 

@@ -4,6 +4,7 @@
 
 #include <variant>
 
+#include "server/tools/architectures.h"
 #include "server/tools/check.h"
 #include "server/tools/convert.h"
 #include "server/tools/ctl.h"
@@ -11,11 +12,13 @@
 #include "server/tools/diff.h"
 #include "server/tools/inspect.h"
 #include "server/tools/merge.h"
+#include "server/tools/summary.h"
 
 namespace sconce::tools {
 
-using ToolOptions = std::variant<InspectOptions, CheckOptions, DiffOptions, ConvertOptions,
-                                 MergeOptions, DevicesOptions, CtlOptions>;
+using ToolOptions =
+    std::variant<InspectOptions, CheckOptions, DiffOptions, ConvertOptions, MergeOptions,
+                 DevicesOptions, CtlOptions, SummaryOptions, ArchitecturesOptions>;
 
 // 0: done, or yes. 1: no, of `check` and `diff`. 2: could not be done; why is on stderr. 128 + n:
 // ended by signal n. To be called once, before the process has other threads.

@@ -56,18 +56,15 @@ std::string NameList(const char* what, const std::vector<std::string>& names) {
   return text + ". ";
 }
 
-// The names that no tensor of the network has, in the order in which PyTorch meets them: module by
-// module, each name at the innermost module it leads to.
-std::vector<std::string> UnexpectedKeys(const models::Net& net,
-                                        const std::unordered_set<std::string>& known,
-                                        const StateDict& state) {
+// `unexpected` in the order in which PyTorch meets them: module by module, each name at the
+// innermost module it leads to.
+std::vector<std::string> ByModule(const models::Net& net, std::vector<std::string> unexpected) {
   const std::vector<std::string> modules = net.ModuleNames();
   std::unordered_map<std::string_view, size_t> module_index;
   for (size_t i = 0; i < modules.size(); ++i) module_index.emplace(modules[i], i);
 
   std::vector<std::vector<std::string>> by_module(modules.size());
-  const auto place = [&](const std::string& name) {
-    if (known.contains(name)) return;
+  for (std::string& name : unexpected) {
     size_t module = 0;
     size_t begin = 0;  // of the part of the name within the module
     for (size_t dot; (dot = name.find('.', begin)) != std::string::npos; begin = dot + 1) {
@@ -75,12 +72,9 @@ std::vector<std::string> UnexpectedKeys(const models::Net& net,
       if (child == module_index.end()) break;
       module = child->second;
     }
-    by_module[module].push_back(name);
-  };
-  for (const StateEntry& entry : state.tensors) place(entry.name);
-  for (const NonTensorEntry& entry : state.non_tensors) place(entry.name);
-
-  std::vector<std::string> unexpected;
+    by_module[module].push_back(std::move(name));
+  }
+  unexpected.clear();
   for (std::vector<std::string>& names : by_module) {
     for (std::string& name : names) unexpected.push_back(std::move(name));
   }
@@ -123,14 +117,26 @@ class Fitter {
   Fitter(const models::Net& net, const StateDict& state) : net_(net), state_(state) {}
 
   absl::StatusOr<StateFit> Fit(const LoadOptions& options) {
-    std::unordered_map<std::string_view, size_t> tensors;
-    for (size_t i = 0; i < state_.tensors.size(); ++i) tensors.emplace(state_.tensors[i].name, i);
-    std::unordered_map<std::string_view, const NonTensorEntry*> non_tensors;
-    for (const NonTensorEntry& entry : state_.non_tensors) non_tensors.emplace(entry.name, &entry);
+    std::unordered_map<std::string, size_t> tensors;
+    for (size_t i = 0; i < state_.tensors.size(); ++i) {
+      const std::string& saved = state_.tensors[i].name;
+      std::string name = NameOf(saved, options);
+      if (name.empty()) continue;
+      const auto [other, is_new] = tensors.emplace(std::move(name), i);
+      if (is_new) continue;
+      errors_.push_back(absl::StrCat("\"", Printable(state_.tensors[other->second].name),
+                                     "\" and \"", Printable(saved), "\" are both names of \"",
+                                     Printable(other->first), "\"."));
+    }
+    std::unordered_map<std::string, const NonTensorEntry*> non_tensors;
+    for (const NonTensorEntry& entry : state_.non_tensors) {
+      std::string name = NameOf(entry.name, options);
+      if (!name.empty()) non_tensors.emplace(std::move(name), &entry);
+    }
 
-    const std::vector<models::NamedTensor> own_tensors = net_.State();
     IncompatibleKeys& keys = fit_.keys;
-    std::unordered_set<std::string> known;
+    std::unordered_set<std::string_view> known;
+    const std::vector<models::NamedTensor> own_tensors = net_.State();
     for (const models::NamedTensor& own : own_tensors) {
       known.insert(own.name);
       std::optional<size_t>& source = fit_.sources.emplace_back();
@@ -147,7 +153,13 @@ class Fitter {
         keys.missing.push_back(own.name);
       }
     }
-    keys.unexpected = UnexpectedKeys(net_, known, state_);
+    const auto note_unexpected = [&](const std::string& saved) {
+      const std::string name = NameOf(saved, options);
+      if (!name.empty() && !known.contains(name)) keys.unexpected.push_back(saved);
+    };
+    for (const StateEntry& entry : state_.tensors) note_unexpected(entry.name);
+    for (const NonTensorEntry& entry : state_.non_tensors) note_unexpected(entry.name);
+    keys.unexpected = ByModule(net_, std::move(keys.unexpected));
 
     std::vector<std::string> messages;
     if (options.strict && !keys.missing.empty()) {
@@ -166,6 +178,11 @@ class Fitter {
   }
 
  private:
+  // The network's name for a tensor; "": it has no use for it.
+  static std::string NameOf(const std::string& saved, const LoadOptions& options) {
+    return options.architecture == nullptr ? saved : options.architecture->NameOf(saved);
+  }
+
   // Notes what keeps `own` from being given `saved`.
   void CheckOne(const models::NamedTensor& own, const StateEntry& saved, const WeightsForm& form) {
     const at::Tensor tensor = InShapeOf(own.tensor, saved.tensor);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "models/architecture.h"
 #include "models/net.h"
 #include "server/weights/state_dict.h"
 
@@ -38,6 +39,9 @@ struct LoadOptions {
   // Whether missing and unexpected names are errors. Shapes that differ always are.
   bool strict = true;
   WeightsForm form = {};
+  // Knows older names for the network's tensors (Architecture::NameOf); must outlive the call.
+  // Null: names are taken as they are.
+  const models::Architecture* architecture = nullptr;
 };
 
 // Names that did not meet; empty after a strict load that succeeded.

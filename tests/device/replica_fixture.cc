@@ -46,7 +46,7 @@ std::shared_ptr<models::Net> MakeNet(const ReplicaCase& c, c10::Device device) {
       const at::Tensor values = at::randn(own.sizes(), generator).mul_(0.05).abs_();
       (*net)->Assign(i, values.to(device, own.scalar_type()));
     }
-    (*net)->Eval();
+    (*net)->Eval(device);
     return *std::move(net);
   }
   ADD_FAILURE() << "no architecture is called " << c.architecture;

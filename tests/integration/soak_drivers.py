@@ -101,7 +101,8 @@ class Driver:
         until = time.monotonic() + NOTICE
         while time.monotonic() < until:
             answer = self.probe()
-            assert answer.outcome in outcomes, f"{self.name}: {what}: {answer}"
+            assert answer.outcome in outcomes | self.world.statuses_of_trouble, (
+                f"{self.name}: {what}: {answer}")
             time.sleep(0.01)
 
     def encode(self, net):

@@ -709,3 +709,41 @@ def test_commands_load_no_cuda(tmp_path):
         timeout=60, env={**os.environ, "LD_DEBUG": "files"})
     assert done.returncode == 0
     assert "libtorch_cuda" not in done.stderr and "libsconce_cuda" not in done.stderr
+
+
+def test_architectures_lists_the_catalog():
+    from torchvision import models
+
+    listed = {entry["name"]: entry for entry in json.loads(sconce("architectures", "--json").stdout)}
+    assert listed.keys() >= set(models.list_models(module=models))
+    assert listed["vgg16"]["family"] == "vgg"
+    of_mlp = {parameter["name"]: parameter for parameter in listed["mlp"]["parameters"]}
+    assert of_mlp["activation"]["default"] == "relu" and "gelu" in of_mlp["activation"]["choices"]
+
+    text = sconce("architectures").stdout.splitlines()
+    assert len(text) == len(listed) + 1  # and a line of titles
+    assert any(line.startswith("resnet50 ") and "num_classes=1000" in line for line in text)
+
+    one = sconce("architectures", "swin").stdout
+    assert "window" in one and "height and width of a window in patches" in one
+    assert json.loads(sconce("architectures", "resnet50", "--json").stdout) == listed["resnet50"]
+    missing = sconce("architectures", "resnet5", status=2)
+    assert "no architecture is called 'resnet5'" in missing.stderr
+
+
+def test_names_of_older_libraries_are_known(tmp_path):
+    from torchvision.models import DenseNet
+
+    net = DenseNet(growth_rate=4, block_config=(1, 2), num_init_features=8, num_classes=3)
+    state = net.state_dict()
+    old = {
+        name.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): tensor
+        for name, tensor in state.items()
+    }
+    assert old.keys() != state.keys()
+    save(old, tmp_path / "old.pth")
+    checked = sconce("check", tmp_path / "old.pth")
+    assert "densenet(" in checked.stdout
+    save(old | state, tmp_path / "both.pth")
+    both = sconce("check", tmp_path / "both.pth", status=1)
+    assert "norm.1.weight" in both.stdout and "norm1.weight" in both.stdout

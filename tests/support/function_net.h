@@ -29,7 +29,7 @@ class FunctionNet final : public models::Net {
   std::vector<models::NamedTensor> State() const override { return {}; }
   std::vector<std::string> ModuleNames() const override { return {""}; }
   void Assign(size_t, const at::Tensor&) override {}
-  void Eval() override {}
+  void Eval(c10::Device) override {}
   std::vector<at::Tensor> Forward(const std::vector<at::Tensor>& inputs) const override {
     return function_(inputs);
   }

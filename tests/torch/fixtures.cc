@@ -72,13 +72,14 @@ Loaded LoadFixture(const std::string& name, const models::Configured& configured
     return {};
   }
   loaded.state = ReadFixture(name);
-  const auto keys = LoadStateDict(**net, loaded.state);
+  const auto keys =
+      LoadStateDict(**net, loaded.state, {.architecture = loaded.detection.architecture.get()});
   if (!keys.ok()) {
     ADD_FAILURE() << name << ": " << keys.status();
     return {};
   }
   loaded.net = *std::move(net);
-  loaded.net->Eval();
+  loaded.net->Eval(at::kCPU);
   return loaded;
 }
 

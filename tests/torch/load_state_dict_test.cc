@@ -3,6 +3,7 @@
 #include "server/weights/load_state_dict.h"
 
 #include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 #include <gmock/gmock.h>
@@ -11,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "tests/torch/fixtures.h"
 
 namespace sconce {
@@ -130,6 +132,43 @@ TEST(LoadStateDict, TiedTensorsAreCastOnceAndStayTied) {
   const std::vector<models::NamedTensor> own = net->State();
   EXPECT_EQ(own[0].tensor.const_data_ptr(), own[2].tensor.const_data_ptr());
   EXPECT_NE(own[1].tensor.const_data_ptr(), own[3].tensor.const_data_ptr());
+}
+
+TEST(LoadStateDict, TakesOlderNamesThatTheArchitectureKnows) {
+  const models::Architecture* densenet = nullptr;
+  for (const models::Architecture* known : models::Catalog()) {
+    if (known->name() == "densenet") densenet = known;
+  }
+  ASSERT_NE(densenet, nullptr);
+  const std::unique_ptr<models::Net> net =
+      Make("densenet", {{"blocks", "1,1"}, {"growth_rate", "2"}, {"stem_width", "4"}});
+  ASSERT_NE(net, nullptr);
+  constexpr char kNew[] = "features.denseblock1.denselayer1.norm1.weight";
+  constexpr char kOld[] = "features.denseblock1.denselayer1.norm.1.weight";
+  StateDict state;
+  for (const models::NamedTensor& own : net->State()) {
+    const double value = own.name == kNew ? 7 : 1;
+    state.tensors.push_back({.name = own.name == kNew ? std::string(kOld) : own.name,
+                             .tensor = at::full(own.tensor.sizes(), value, own.tensor.options())});
+  }
+  EXPECT_THAT(std::string(LoadStateDict(*net, state).status().message()),
+              testing::HasSubstr(std::string("Unexpected key(s) in state_dict: \"") + kOld));
+  const LoadOptions options = {.architecture = densenet};
+  const auto keys = LoadStateDict(*net, state, options);
+  ASSERT_TRUE(keys.ok()) << keys.status();
+  EXPECT_TRUE(keys->missing.empty() && keys->unexpected.empty());
+  for (const models::NamedTensor& own : net->State()) {
+    EXPECT_EQ(own.tensor.flatten()[0].item<double>(), own.name == kNew ? 7 : 1) << own.name;
+  }
+
+  // Which of the two is meant nobody can tell.
+  state.tensors.push_back({kNew, at::ones({4})});
+  for (const bool strict : {true, false}) {
+    const LoadOptions either = {.strict = strict, .architecture = densenet};
+    EXPECT_EQ(std::string(LoadStateDict(*net, state, either).status().message()),
+              absl::StrCat("Error(s) in loading state_dict for DenseNet:\n\t\"", kOld, "\" and \"",
+                           kNew, "\" are both names of \"", kNew, "\"."));
+  }
 }
 
 TEST(LoadStateDict, NamesFromTheFileCannotBreakTheMessage) {

@@ -1,5 +1,4 @@
-// The names under which Hugging Face's libraries put weights into a folder, for those who look for
-// a model's weights in one: the first that is there is meant.
+// The names that files of a model's folder have by convention, for those who look for them.
 #ifndef SCONCE_SERVER_CHECKPOINT_FOLDER_KNOWN_NAMES_H_
 #define SCONCE_SERVER_CHECKPOINT_FOLDER_KNOWN_NAMES_H_
 
@@ -8,10 +7,15 @@
 
 namespace sconce {
 
-// In the order in which transformers looks for them.
+// Those that Hugging Face's libraries give to weights, in the order in which transformers looks for
+// them: the first that is there is meant.
 inline constexpr std::array<std::string_view, 4> kKnownWeightsNames = {
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
     "pytorch_model.bin.index.json"};
+
+// A file beside the weights that has one of these names says what is computed with them.
+inline constexpr std::array<std::string_view, 4> kProgramNames = {"program.pt2", "program.pt",
+                                                                  "program.onnx", "plugin.so"};
 
 }  // namespace sconce
 

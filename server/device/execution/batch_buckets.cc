@@ -4,9 +4,10 @@
 
 namespace sconce {
 
-std::vector<int64_t> BatchBuckets(int64_t most_rows) {
+std::vector<int64_t> BatchBuckets(int64_t most_rows, int64_t least_rows) {
+  most_rows = std::max(most_rows, least_rows);
   std::vector<int64_t> buckets;
-  for (int64_t rows = 1; rows < most_rows; rows *= 2) {
+  for (int64_t rows = least_rows; rows < most_rows; rows *= 2) {
     buckets.push_back(rows);
     if (rows > most_rows / 2) break;  // twice that may be no number
   }

@@ -9,8 +9,9 @@
 
 namespace sconce {
 
-// 1, 2, 4, ... and `most_rows`, rising. REQUIRES: most_rows >= 1.
-std::vector<int64_t> BatchBuckets(int64_t most_rows);
+// The least number of rows that the network takes, twice that, ... and `most_rows`, rising; no more
+// than the first where that is no less than `most_rows`. REQUIRES: both are at least 1.
+std::vector<int64_t> BatchBuckets(int64_t most_rows, int64_t least_rows = 1);
 
 // The index of the smallest of `buckets`, which rise, that holds `rows`; -1 where none does.
 int BucketFor(const std::vector<int64_t>& buckets, int64_t rows);

@@ -140,14 +140,16 @@ absl::Status CopyToTargets(const BatchInput& batch, const std::vector<at::Tensor
   for (const BatchInput::ToDevice& wanted : batch.to_device) {
     const at::Tensor* const output =
         wanted.output < outputs.size() ? &outputs[wanted.output] : nullptr;
+    const bool whole = output != nullptr && wanted.rows == BatchInput::ToDevice::kWhole;
     const int64_t rows = output == nullptr || output->dim() == 0 ? 0 : output->size(0);
-    if (wanted.first < 0 || wanted.rows < 0 || wanted.first > rows ||
-        wanted.rows > rows - wanted.first) {
+    if (!whole && (wanted.first < 0 || wanted.rows < 0 || wanted.first > rows ||
+                   wanted.rows > rows - wanted.first)) {
       return absl::InvalidArgumentError(absl::StrCat("output ", wanted.output,
                                                      ": expected some of its ", rows, " rows, got ",
                                                      wanted.rows, " rows from row ", wanted.first));
     }
-    const at::Tensor bytes = AsBytes(output->narrow(0, wanted.first, wanted.rows));
+    const at::Tensor bytes =
+        AsBytes(whole ? *output : output->narrow(0, wanted.first, wanted.rows));
     if (bytes.numel() != wanted.target.size_bytes) {
       return absl::InvalidArgumentError(absl::StrCat(
           "output ", wanted.output, ": expected memory for ", bytes.numel(), " bytes, got ",

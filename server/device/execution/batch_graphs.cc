@@ -23,13 +23,14 @@ absl::StatusOr<std::unique_ptr<BatchGraphs>> BatchGraphs::Capture(
     const std::vector<Shape>& inputs, const std::vector<Shape>& outputs) {
   std::unique_ptr<BatchGraphs> batches(new BatchGraphs(forward, inputs));
   for (size_t i = 0; i < inputs.size(); ++i) {
-    batches->inputs_.push_back(forward.NewInput(i, inputs[i].sizes, inputs[i].type).zero_());
+    at::Tensor input = forward.NewInput(i, inputs[i].sizes, inputs[i].type);
+    batches->inputs_.push_back(input.fill_(forward.FillerOf(i)));
   }
   for (const Shape& output : outputs) {
     batches->outputs_.push_back(
         at::zeros(output.sizes, at::TensorOptions().dtype(output.type).device(device)));
   }
-  batches->buckets_ = BatchBuckets(inputs.at(0).sizes.at(0));
+  batches->buckets_ = BatchBuckets(inputs.at(0).sizes.at(0), forward.least_rows());
   batches->graphs_.resize(batches->buckets_.size());
   // The largest first: the others find their memory in its.
   const Accelerator::Graph* largest = nullptr;
@@ -79,7 +80,7 @@ std::vector<at::Tensor> BatchGraphs::Replay(const std::vector<at::Tensor>& sent)
     at::Tensor own = inputs_[i].narrow(0, 0, rows);
     forward_.PrepareInto(i, sent[i], own);
     // What was there before may be no numbers, which slows some devices and alarms whoever looks.
-    if (padding > 0) inputs_[i].narrow(0, rows, padding).zero_();
+    if (padding > 0) inputs_[i].narrow(0, rows, padding).fill_(forward_.FillerOf(i));
   }
   graphs_[bucket]->Replay();
   std::vector<at::Tensor> outputs;

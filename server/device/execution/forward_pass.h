@@ -31,7 +31,7 @@ class ForwardPass {
               const ExecutionOptions& options);
 
   // The input as the network takes it, from the input as clients send it, on the device and
-  // contiguous; the same tensor where nothing is to be done.
+  // contiguous; the same tensor, or a view of it, where nothing is to be computed.
   at::Tensor Prepare(size_t input, const at::Tensor& sent);
 
   // Memory for what Prepare makes of an input of that shape and type.
@@ -40,7 +40,12 @@ class ForwardPass {
   // Prepare into memory of the right shape.
   void PrepareInto(size_t input, const at::Tensor& sent, at::Tensor& prepared);
 
-  // Outputs of the types of the network's signature, contiguous.
+  // What the elements of rows are that nobody asked for.
+  int64_t FillerOf(size_t input) const;
+  // The fewest rows that the network takes.
+  int64_t least_rows() const;
+
+  // Outputs of the types of the network's signature, contiguous, in the shapes that clients see.
   std::vector<at::Tensor> Run(const std::vector<at::Tensor>& prepared) const;
 
  private:

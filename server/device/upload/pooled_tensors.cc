@@ -33,7 +33,23 @@ void PooledTensors::AssignTo(models::Net& net) const {
   TORCH_CHECK(tensors_.size() == blocks_.size(), "the weights have been written over");
   for (size_t i = 0; i < own.size(); ++i) {
     const size_t block = block_of_own_[i];
+    TORCH_CHECK(tensors_[block] != nullptr, own[i].name, ": was let go");
     net.Assign(i, ViewOfBlock(tensors_[block]->memory(), blocks_[block], own[i].tensor.sizes()));
+  }
+}
+
+void PooledTensors::LetGo(absl::Span<const size_t> own) const {
+  MutexLock lock(&mutex_);
+  let_go_.insert(let_go_.end(), own.begin(), own.end());
+  for (const size_t i : own) {
+    // A block goes with the last of the tensors that are tied.
+    const size_t block = block_of_own_[i];
+    bool needed = false;
+    for (size_t other = 0; other < block_of_own_.size() && !needed; ++other) {
+      needed = block_of_own_[other] == block &&
+               std::find(let_go_.begin(), let_go_.end(), other) == let_go_.end();
+    }
+    if (!needed && block < tensors_.size()) tensors_[block].reset();
   }
 }
 

@@ -31,6 +31,7 @@ class PooledTensors final : public ResidentWeights {
   int64_t size_bytes() const override { return size_bytes_; }
   int64_t shared_bytes() const override { return shared_bytes_; }
   void AssignTo(models::Net& net) const override;
+  void LetGo(absl::Span<const size_t> own) const override;
 
   // Whether weights of that plan could lie in the same memory.
   bool IsLaidOutAs(const UploadPlan& plan) const;
@@ -48,7 +49,8 @@ class PooledTensors final : public ResidentWeights {
   const int64_t shared_bytes_;
 
   mutable Mutex mutex_;
-  mutable Blocks tensors_ ABSL_GUARDED_BY(mutex_);
+  mutable Blocks tensors_ ABSL_GUARDED_BY(mutex_);              // null: let go
+  mutable std::vector<size_t> let_go_ ABSL_GUARDED_BY(mutex_);  // of the network's tensors
 };
 
 }  // namespace sconce

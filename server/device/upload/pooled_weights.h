@@ -53,6 +53,10 @@ class ResidentWeights {
   // Makes the tensors of `net`, which is fresh from Architecture::Create, views of this memory.
   // Throws what LibTorch throws.
   virtual void AssignTo(models::Net& net) const = 0;
+  // These tensors, by index in the network's State(), are not needed any more, since others were
+  // made of them: their memory goes, unless it is also another tensor's or another version's. The
+  // weights can be given to no network after that.
+  virtual void LetGo(absl::Span<const size_t> own) const = 0;
 };
 
 struct WeightsOptions {

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "server/batching/request_check.h"
 #include "tests/support/fake_replica.h"
 
 namespace sconce {
@@ -52,10 +53,11 @@ TEST(BatchAssemblyTest, WhatLiesOnADeviceIsNotedWhereItBelongs) {
   const DeviceBytes target{"sim:1", std::make_shared<int>(), 24};
   requests[2].output_targets = {{"y", target}};
 
-  EXPECT_EQ(InputSizes(*version, requests), (std::vector<int64_t>{48}));
+  const BatchLayout layout = LayOut(*version, requests, 6);
+  EXPECT_EQ(InputSizes(*version, requests, layout), (std::vector<int64_t>{48}));
   std::vector<std::byte> memory(48);
   std::vector<HostTensor> staged = {{DType::kUInt8, {48}, absl::MakeSpan(memory), nullptr}};
-  const BatchInput batch = AssembleBatch(*version, requests, 6, std::move(staged));
+  const BatchInput batch = AssembleBatch(*version, requests, layout, std::move(staged));
   EXPECT_EQ(batch.inputs[0].dtype, DType::kFloat32);
   EXPECT_EQ(batch.inputs[0].shape, (std::vector<int64_t>{6, 2}));
   EXPECT_EQ(std::vector<std::byte>(memory.begin() + 16, memory.begin() + 24), wire);
@@ -91,10 +93,13 @@ TEST(BatchAssemblyTest, DeviceMemoryOfTheWrongSizeOrForNoOutputIsRefused) {
 
 TEST(BatchAssemblyTest, ShapeKeysAreEqualExactlyForEqualRowShapes) {
   const auto key = [](std::vector<int64_t> shape) {
+    const auto version = MakeFakeVersion("m", 1, {}, std::vector<int64_t>(shape.size() - 1, -1));
     InferRequest request;
     request.declared = {{"x", "FP32", std::move(shape)}};
     request.checked.position = {0};
-    return ShapeKey(request);
+    SetShape(version->signature, &request);
+    EXPECT_TRUE(request.open_sizes.empty());
+    return request.shape_key;
   };
   EXPECT_EQ(key({1, 3, 4}), key({9, 3, 4}));
   EXPECT_NE(key({1, 3, 4}), key({1, 4, 3}));

@@ -50,6 +50,57 @@ TEST(BatchPolicyTest, OnlyEqualShapesShareABatch) {
   EXPECT_EQ(Plan(waiting, kNow, {.rows = 8}).take, (Indices{0, 2}));
 }
 
+TEST(BatchPolicyTest, WhatIsFilledUpIsBoundedByAThirdOfWhatIsComputed) {
+  struct Asked {
+    std::vector<int64_t> sizes;
+    int64_t rows = 1;
+    bool joins = true;
+  };
+  const std::vector<std::vector<Asked>> batches = {
+      // Equal ones cost nothing.
+      {{{8}}, {{8}}, {{8}, 64}},
+      // A third of 24 is 8.
+      {{{8}}, {{12}, 1, true}, {{24}, 1, false}, {{16}, 1, true}},
+      {{{512}}, {{8}, 1, false}},
+      {{{8}}, {{512}, 1, false}, {{9}, 1, true}},
+      // Many short ones do not become long for the sake of one, ...
+      {{{10}, 30}, {{16}, 1, false}},
+      // ... but one that is short goes along with the long ones.
+      {{{512}, 3}, {{8}, 1, true}, {{8}, 1, false}},
+      {{{512}}, {{512}}, {{8}, 1, true}},
+      // Each dimension is as large as the largest of any.
+      {{{10, 20}}, {{20, 10}, 1, false}, {{10, 24}, 1, true}},
+      // What has no elements costs what the others make of it.
+      {{{0}}, {{0}}, {{1}, 1, false}},
+      {{{int64_t{1} << 62}},
+       {{
+            1,
+        },
+        1,
+        false}},
+  };
+  for (size_t b = 0; b < batches.size(); ++b) {
+    PaddedBatch batch;
+    for (size_t i = 0; i < batches[b].size(); ++i) {
+      const Asked& asked = batches[b][i];
+      EXPECT_EQ(batch.Join(asked.rows, asked.sizes), asked.joins) << "batch " << b << ", " << i;
+    }
+  }
+}
+
+TEST(BatchPolicyTest, TheOldestIsAlwaysTakenAndWhoeverWouldPadTooMuchComesLater) {
+  const int64_t tiny[] = {8}, small[] = {10}, large[] = {512};
+  const auto of = [](absl::Span<const int64_t> sizes) {
+    return WaitingRequest{.rows = 1, .shape_key = "k", .open_sizes = sizes};
+  };
+  const WaitingRequest waiting[] = {of(small), of(large), of(tiny), of(large), of(small)};
+  const BatchPlan first = Plan(waiting, kNow, {.rows = 3});
+  EXPECT_EQ(first.take, (Indices{0, 2, 4}));
+  EXPECT_TRUE(first.full);
+  const WaitingRequest left[] = {of(large), of(large)};
+  EXPECT_EQ(Plan(left, kNow, {.rows = 3}).take, (Indices{0, 1}));
+}
+
 TEST(BatchPolicyTest, CancelledAndLateRequestsAreGivenUpBeforeTheyCostAnything) {
   ServiceTimes times;
   times.Record(1, milliseconds(10), kNow);

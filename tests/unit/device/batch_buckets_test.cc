@@ -14,6 +14,8 @@ TEST(BatchBuckets, DoubleUpToTheLargestBatch) {
   EXPECT_THAT(BatchBuckets(2), ElementsAre(1, 2));
   EXPECT_THAT(BatchBuckets(8), ElementsAre(1, 2, 4, 8));
   EXPECT_THAT(BatchBuckets(48), ElementsAre(1, 2, 4, 8, 16, 32, 48));
+  EXPECT_THAT(BatchBuckets(20, 3), ElementsAre(3, 6, 12, 20));
+  EXPECT_THAT(BatchBuckets(4, 8), ElementsAre(8));
   const auto most = BatchBuckets(std::numeric_limits<int64_t>::max());
   EXPECT_EQ(most.size(), 64u);
   EXPECT_EQ(most.back(), std::numeric_limits<int64_t>::max());

@@ -171,5 +171,25 @@ TEST_F(AskSampleTest, FailureOfTheNetworkIsTheFilesAndOfTheDeviceTheDevices) {
   EXPECT_EQ(Ask(), absl::UnavailableError("golden sample 'a': lost"));
 }
 
+TEST_F(AskSampleTest, ANetworkOfAFixedNumberOfRowsIsAskedWithThatMany) {
+  signature_.rows.rows = {.minimum = 2, .maximum = 2};
+  EXPECT_TRUE(Ask().ok()) << Ask();
+  EXPECT_THAT(rows_, testing::ElementsAre(2, 2)) << "the second with one that is filled up";
+  sample_.outputs[0] = Kept<float>(DType::kFloat32, {3, 2}, {1, 3, 5, 7, 9, 12});
+  EXPECT_THAT(std::string(Ask().message()), HasSubstr("element [2, 1]: expected 12"));
+}
+
+TEST_F(AskSampleTest, WithoutABatchDimensionTheSampleIsAskedAsItIs) {
+  signature_.rows.batched = false;
+  signature_.inputs[0].dims = {-1, 2};
+  signature_.outputs[0].dims = {-1, 2};
+  behaviour_.max_rows = 1;
+  EXPECT_TRUE(Ask().ok()) << Ask();
+  EXPECT_THAT(rows_, testing::ElementsAre(3)) << "its first dimension is no row";
+  sample_.outputs[0] = Kept<float>(DType::kFloat32, {2, 2}, {1, 3, 5, 7});
+  EXPECT_EQ(std::string(Ask().message()),
+            "golden sample 'a': output 'y': expected FP32[2,2], got FP32[3,2]");
+}
+
 }  // namespace
 }  // namespace sconce

@@ -64,7 +64,6 @@ TEST_F(GoldenSamplesTest, TensorsComeInTheSignaturesOrder) {
   const auto sample = Read({y_, mask_, x_});
   ASSERT_TRUE(sample.ok()) << sample.status();
   EXPECT_EQ(sample->name, "golden sample 'a.safetensors'");
-  EXPECT_EQ(sample->rows(), 2);
   ASSERT_EQ(sample->inputs.size(), 2u);
   EXPECT_THAT(sample->inputs[0].shape, ElementsAre(2, 2));
   EXPECT_THAT(sample->inputs[1].shape, ElementsAre(2, 3));
@@ -89,8 +88,32 @@ TEST_F(GoldenSamplesTest, RowsAreTheSameEverywhereAndNoMoreThanABatch) {
   ExpectRefused({x_, mask_, {"y", {1, 1}, {5}}},
                 "tensor 'y': expected 2 rows as the first input has, got 1");
   ExpectRefused({{"x", {5, 2}, std::vector<float>(10)}, mask_, y_},
-                "tensor 'x': expected 1 to 4 rows, which is max_batch_size, got 5");
+                "tensor 'x': expected 1 to 4 rows, which is the largest batch, got 5");
   ExpectRefused({{"x", {0, 2}, {}}, mask_, y_}, "tensor 'x': expected 1 to 4 rows");
+}
+
+TEST_F(GoldenSamplesTest, AnInputThatMayBeLeftOutIsFilledIn) {
+  signature_.inputs[1].dims = {2};
+  signature_.inputs[1].rules.absent = 1;
+  const auto sample = Read({x_, y_});
+  ASSERT_TRUE(sample.ok()) << sample.status();
+  EXPECT_THAT(sample->inputs.at(1).shape, ElementsAre(2, 2));
+  std::vector<float> mask(4);
+  std::memcpy(mask.data(), sample->inputs[1].bytes.data(), sizeof(float) * mask.size());
+  EXPECT_THAT(mask, ElementsAre(1, 1, 1, 1));
+}
+
+TEST_F(GoldenSamplesTest, SizesThatTheRulesDoNotAllowAreRefused) {
+  signature_.inputs[1].rules.sizes = {{.minimum = 4, .maximum = 8}};
+  ExpectRefused({x_, mask_, y_}, "tensor 'mask': expected float32[-1,4..8], got float32[2,3]");
+}
+
+TEST_F(GoldenSamplesTest, WithoutABatchDimensionShapesAreWhole) {
+  signature_.rows.batched = false;
+  signature_.inputs = {{"x", DType::kFloat32, {2, 2}}};
+  const auto sample = Read({x_, {"y", {1}, {5}}});
+  ASSERT_TRUE(sample.ok()) << sample.status();
+  EXPECT_THAT(sample->outputs[0].shape, ElementsAre(1));
 }
 
 TEST_F(GoldenSamplesTest, WhatIsNoCheckpointIsRefusedByTheReader) {

@@ -30,7 +30,11 @@ Kind Judge(const VersionCounts& live, const VersionCounts& canary, Duration sinc
 TEST(CanaryPolicyTest, OneThatDoesWellIsPromotedWhenItsTimeIsOver) {
   EXPECT_EQ(Judge(Counts(900, 0), Counts(100, 0), kDuring), Kind::kGoOn);
   EXPECT_EQ(Judge(Counts(900, 0), Counts(100, 0), kOver), Kind::kPromote);
-  EXPECT_EQ(Judge({}, {}, kOver), Kind::kPromote) << "nobody asked anything";
+}
+
+TEST(CanaryPolicyTest, OneThatAnsweredNothingGoesOnWhenItsTimeIsOver) {
+  EXPECT_EQ(Judge(Counts(900, 0), {}, kOver), Kind::kGoOn);
+  EXPECT_EQ(Judge({}, {}, kOver), Kind::kGoOn) << "nobody asked anything";
 }
 
 TEST(CanaryPolicyTest, AFailureWithdrawsItWhereTheOtherHasNone) {

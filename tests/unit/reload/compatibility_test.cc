@@ -39,5 +39,20 @@ TEST(CompatibilityTest, OtherTensorsAreRefused) {
   EXPECT_FALSE(CheckReplaces(*live, *next).ok());
 }
 
+TEST(CompatibilityTest, WhatTakesMoreReplacesAndWhatTakesLessDoesNot) {
+  auto live = Version("bert");
+  live->signature.inputs[0].dtype = DType::kInt64;
+  live->signature.inputs[0].rules.values = models::Range{0, 99};
+  auto next = Version("bert");
+  next->signature = live->signature;
+  next->signature.inputs[0].rules.values = models::Range{0, 119};
+  EXPECT_TRUE(CheckReplaces(*live, *next).ok());
+  EXPECT_NE(CheckReplaces(*next, *live).message().find("takes values 0 to 119, would take 0 to 99"),
+            std::string::npos);
+  next->signature.rows.rows.maximum = 8;
+  EXPECT_NE(CheckReplaces(*live, *next).message().find("requests would have at most 8 rows"),
+            std::string::npos);
+}
+
 }  // namespace
 }  // namespace sconce

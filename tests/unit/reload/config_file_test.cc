@@ -42,6 +42,7 @@ TEST(ConfigFileTest, EveryFieldArrives) {
     optimization { cuda { graphs: false } }
     precision: BF16
     channels_last: true
+    fold_batch_norm: true
     device_memory_cap_bytes: 5000000000
     weights: "best.pth"
     strict: false
@@ -63,6 +64,7 @@ TEST(ConfigFileTest, EveryFieldArrives) {
   expected.instances = {{2, InstanceGroup::Kind::kGpu, {0, 3}}};
   expected.execution.precision = Precision::kBf16;
   expected.execution.channels_last = true;
+  expected.execution.fold_batch_norm = true;
   expected.execution.graphs = false;
   expected.device_memory_cap_bytes = 5'000'000'000;
   expected.weights_file = "best.pth";
@@ -166,15 +168,13 @@ TEST(ConfigFileTest, MistakesAreToldWithLineAndColumn) {
   // What the parser itself refuses is placed at the token behind it, the rest where the field
   // begins.
   const std::vector<Mistake> mistakes = {
-      {"max_batch_size: 1\nplatform: \"x\"", "config.pbtxt:2:9: ", "\"platform\""},
-      {"input { name: \"x\" data_type: TYPE_FP32 format: 1 }", "config.pbtxt:1:46: ", "\"format\""},
+      {"max_batch_size: 1\nruntime: \"x\"", "config.pbtxt:2:8: ", "\"runtime\""},
       {"max_batch_size: \"x\"", "config.pbtxt:1:17: ", "integer"},
       {"max_batch_size: 1 max_batch_size: 2", "config.pbtxt:1:33: ", "max_batch_size"},
       {"weights {", "config.pbtxt:1:9: ", ""},
       {"strict: maybe", "config.pbtxt:1:14: ", "strict"},
       {"\n  name: \"other\"", "config.pbtxt:2:3: ", "'m', got 'other'"},
-      {"max_batch_size: 0", "config.pbtxt:1:1: ", "expected 1 to 65536, got 0"},
-      {"max_batch_size: -5", "config.pbtxt:1:1: ", "got -5"},
+      {"max_batch_size: -5", "config.pbtxt:1:1: ", "expected 0 to 65536, got -5"},
       {"max_batch_size: 70000", "config.pbtxt:1:1: ", "got 70000"},
       {"max_batch_size: 99999999999", "config.pbtxt:1:17: ", ""},
       {"weights: \"\"", "config.pbtxt:1:1: ", "weights"},
@@ -261,8 +261,6 @@ TEST(ConfigFileTest, MistakesAreToldWithLineAndColumn) {
       {"proof { agreement { requests: 0 } }", "config.pbtxt:1:21: ", "got 0"},
       {"proof { agreement { requests: 10001 } }", "config.pbtxt:1:21: ", "got 10001"},
       {"proof { agreement { relative: nan } }", "config.pbtxt:1:21: ", "got nan"},
-      {"dynamic_batching { max_queue_delay_microseconds: 5 }",
-       "config.pbtxt:1:48: ", "max_queue_delay_microseconds"},
       {"dynamic_batching {\n default_queue_policy { max_queue_size: 0 } }",
        "config.pbtxt:2:25: ", "got 0"},
       {"dynamic_batching {\n default_queue_policy {\n  default_timeout_microseconds: 86400000001 } "
@@ -292,6 +290,8 @@ TEST(ConfigFileTest, ContradictionsAreToldWhereTheyStand) {
        "config.pbtxt:2:1: ", "version_policy"},
       {"swap { mode: IN_PLACE }\nversion_policy { specific { versions: [1, 2] } }",
        "config.pbtxt:2:1: ", "version_policy"},
+      {"swap { mode: IN_PLACE }\nfold_batch_norm: true",
+       "config.pbtxt:2:1: ", "fold_batch_norm: expected swap { mode: BESIDE }"},
       {"swap { mode: IN_PLACE\n retain_versions: 1 }", "config.pbtxt:2:2: ", "expected 0"},
       {"version_policy { all {} }\nswap { canary {} }", "config.pbtxt:2:8: ", "version_policy"},
   };
@@ -335,7 +335,7 @@ TEST(ConfigFileTest, MistakesInJsonAreErrors) {
       {"{\"platform\": \"x\"}", "platform"},
       {"{\"swap\": {\"modus\": 1}}", "modus"},
       {"{\"max_batch_size\": 99999999999}", "99999999999"},
-      {"{\"max_batch_size\": 0}", "config: max_batch_size: expected 1 to 65536, got 0"},
+      {"{\"max_batch_size\": -1}", "config: max_batch_size: expected 0 to 65536, got -1"},
       {"{\"precision\": 17}", "config: precision: expected a name such as FP32, got 17"},
       {"{\"precision\": \"FP8\"}", "FP8"},
       {"{\"name\": \"other\"}", "expected the name of the folder, 'm', got 'other'"},

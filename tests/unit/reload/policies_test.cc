@@ -86,6 +86,19 @@ TEST(PromotionTest, ManualHoldsAllButWhatWasPromotedBefore) {
   EXPECT_EQ(ChooseEntranceAfterCanary(*next), Entrance::kHold);
 }
 
+TEST(PromotionTest, PromotedWeightsInAnotherProgramAreHeld) {
+  const auto live = MakeFakeVersion("m", 1, {}), next = MakeFakeVersion("m", 2, {});
+  next->config.manual_promotion = true;
+  EXPECT_EQ(ChooseEntrance(*next, live.get(), next->weights_id), Entrance::kPublish);
+  next->architecture = "program(program=\"other\")";
+  EXPECT_EQ(ChooseEntrance(*next, live.get(), next->weights_id), Entrance::kHold);
+
+  const auto same = MakeFakeVersion("m", 1, {});
+  EXPECT_FALSE(IsWorthRetaining(*live, same.get()));
+  same->architecture = next->architecture;
+  EXPECT_TRUE(IsWorthRetaining(*live, same.get()));
+}
+
 TEST(PromotionTest, CanaryNeedsALiveVersionOfTheSameTensors) {
   const auto live = MakeFakeVersion("m", 1, {}), next = MakeFakeVersion("m", 2, {});
   next->config.canary.share = 0.5;

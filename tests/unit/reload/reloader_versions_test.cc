@@ -154,6 +154,7 @@ TEST_F(VersionsTest, CanaryAnswersItsShareAndIsPromotedInTime) {
   EXPECT_EQ(serving.canary_share, 0.25);
   ASSERT_NE(serving.trial, nullptr);
   EXPECT_EQ(Records("m"), "published:one canary:two");
+  serving.trial->RecordBatch(2, 1, 1, milliseconds(1), false);
   ASSERT_TRUE(AwaitServed("m", "two"));
   EXPECT_EQ(Records("m"), "retained:one published:two");
 }

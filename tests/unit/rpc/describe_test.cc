@@ -36,6 +36,26 @@ TEST(DescribeTest, ConfigHasNoBatchDimension) {
   EXPECT_EQ(config.instance_group(0).kind(), inference::ModelInstanceGroup::KIND_CPU);
 }
 
+TEST(DescribeTest, InputsThatMayBeLeftOutAndTheNetworksLargestBatchAreTold) {
+  const auto version = MakeFakeVersion("m", 7, {}, {-1});
+  version->signature.inputs.push_back(version->signature.inputs[0]);
+  version->signature.inputs[1].rules.absent = 1;
+  version->signature.rows.rows.maximum = 8;
+  const auto config = DescribeConfig(*version);
+  EXPECT_FALSE(config.input(0).optional());
+  EXPECT_TRUE(config.input(1).optional());
+  EXPECT_EQ(config.max_batch_size(), 8);
+}
+
+TEST(DescribeTest, WithoutABatchDimensionTheShapeIsTheDims) {
+  const auto version = MakeFakeVersion("m", 7, {}, {3, -1});
+  version->signature.rows.batched = false;
+  EXPECT_EQ(DescribeConfig(*version).max_batch_size(), 0);
+  const auto metadata = DescribeMetadata(*version, {7});
+  const auto& shape = metadata.outputs(0).shape();
+  EXPECT_EQ(std::vector<int64_t>(shape.begin(), shape.end()), (std::vector<int64_t>{3, -1}));
+}
+
 TEST(DescribeTest, StatisticsAreWhatWasCounted) {
   ModelStatistics counted;
   const Duration queued[] = {std::chrono::nanoseconds(10), std::chrono::nanoseconds(20)};

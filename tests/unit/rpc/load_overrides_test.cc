@@ -67,13 +67,17 @@ TEST(LoadOverridesTest, APathStaysWithinTheFolder) {
       absl::IsInvalidArgument(Refusal(WithFile("file:" + std::string(256, 'x'), "weights"))));
 }
 
-TEST(LoadOverridesTest, OneFileIsTaken) {
+TEST(LoadOverridesTest, WeightsAndAProgramAreTakenAndNoMore) {
   RepositoryModelLoadRequest request = WithFile("file:a.safetensors", "weights");
+  (*request.mutable_parameters())["file:program.pt2"].set_bytes_param("program");
+  EXPECT_TRUE(Refusal(request).ok());
+  request = WithFile("file:a.safetensors", "weights");
+  (*request.mutable_parameters())["file:program.pt2"].set_bytes_param("program");
   (*request.mutable_parameters())["file:b.safetensors"].set_bytes_param("weights");
   const absl::Status refused = Refusal(request);
   EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_NE(refused.message().find("'a.safetensors'"), refused.message().npos);
-  EXPECT_NE(refused.message().find("'b.safetensors'"), refused.message().npos);
+  EXPECT_NE(refused.message().find("expected one weights file and perhaps one program"),
+            refused.message().npos);
 }
 
 TEST(LoadOverridesTest, WrongTypesAndEmptyValuesAreRefused) {

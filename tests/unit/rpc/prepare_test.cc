@@ -465,5 +465,35 @@ TEST_F(PlacedTest, EveryTruncationAndChangedByteIsPreparedOrRefusedAndNothingEls
   EXPECT_GT(refused, 100);
 }
 
+TEST_F(PrepareTest, ValuesThatAnInputMayNotHaveAreRefusedBeforeTheRequestWaits) {
+  version_->signature.inputs[1].rules.values = models::Range{'a', 'b'};
+  EXPECT_TRUE(Prepare().ok());
+  request_.set_raw_input_contents(0, "ac");
+  EXPECT_EQ(Refused(), "net/7: input 'label' expects values 97 to 98, got 99 at [1, 0]");
+  MakeTyped();
+  EXPECT_EQ(Refused(), "net/7: input 'label' expects values 97 to 98, got 1 at [0, 0]");
+}
+
+TEST_F(PrepareTest, ValuesInADevicesMemoryCannotBeLookedAt) {
+  version_->signature.inputs[1].rules.values = models::Range{0, 127};
+  ASSERT_TRUE(regions_.Register("r", fake_.Handle(), 0, 64).ok());
+  request_.mutable_raw_input_contents()->DeleteSubrange(0, 1);
+  Place(request_.mutable_inputs(0), "r", 2);
+  EXPECT_EQ(Refused(),
+            "net/7: input 'label' expects values 0 to 127, which cannot be checked in a device's "
+            "memory; expected it in the request, got it in shared memory");
+}
+
+TEST_F(PrepareTest, AnInputMayBeLeftOut) {
+  version_->signature.inputs[1].dims = {2};
+  version_->signature.inputs[1].rules.absent = 1;
+  request_.mutable_inputs()->DeleteSubrange(0, 1);
+  request_.mutable_raw_input_contents()->DeleteSubrange(0, 1);
+  const auto prepared = Prepare();
+  ASSERT_TRUE(prepared.ok()) << prepared.status();
+  EXPECT_EQ(prepared->request.checked.position, (std::vector<size_t>{0, CheckedInputs::kAbsent}));
+  EXPECT_EQ(Joined(prepared->request.bytes.at(0)), std::string(16, 'x'));
+}
+
 }  // namespace
 }  // namespace sconce

@@ -1,0 +1,286 @@
+#include "server/program/choose_architecture.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <filesystem>
+#include <optional>
+#include <string_view>
+#include <system_error>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "models/net.h"
+#include "models/text/hugging_face.h"
+#include "server/base/content_hash.h"
+#include "server/base/file.h"
+#include "server/base/printable.h"
+#include "server/checkpoint/folder/known_names.h"
+#include "server/program/open_program.h"
+#include "server/program/plugin.h"
+#include "server/weights/key_normalisation.h"
+
+namespace sconce {
+namespace {
+
+std::string NameOfFile(const std::string& path) {
+  return Printable(std::filesystem::path(path).filename().string());
+}
+
+const char* KindName(ProgramKind kind) {
+  switch (kind) {
+    case ProgramKind::kExportedProgram:
+      return "exported program";
+    case ProgramKind::kAotInductor:
+      return "AOTInductor package";
+    case ProgramKind::kTorchScript:
+      return "TorchScript";
+    case ProgramKind::kOnnx:
+      return "ONNX graph";
+    case ProgramKind::kPlugin:
+      return "plugin";
+    case ProgramKind::kNone:
+      break;
+  }
+  return "program";
+}
+
+absl::Status About(const std::string& path, const absl::Status& status) {
+  return absl::Status(status.code(),
+                      absl::StrCat(Printable(path), ": ", std::string(status.message())));
+}
+
+absl::StatusOr<std::string> IdOf(const std::string& path) {
+  constexpr int64_t kPieceBytes = int64_t{4} << 20;
+  const absl::StatusOr<File> file = File::Open(path);
+  if (!file.ok()) return file.status();
+  file->ExpectSequentialReads();
+  ContentHasher hasher;
+  std::vector<std::byte> piece;
+  for (int64_t at = 0; at < file->size_bytes();) {
+    piece.resize(static_cast<size_t>(std::min(kPieceBytes, file->size_bytes() - at)));
+    if (absl::Status read = file->ReadAt(at, absl::MakeSpan(piece)); !read.ok()) return read;
+    hasher.Update(piece);
+    at += static_cast<int64_t>(piece.size());
+  }
+  return hasher.Finish().Hex();
+}
+
+// A program whose weights' names all begin as if a wrapper had put that there, such as one exported
+// from a module that holds the network as its `model`. Names that were taken for a wrapper's are
+// given back what was stripped.
+class WrappedProgram final : public models::Architecture {
+ public:
+  WrappedProgram(std::shared_ptr<const models::Architecture> program, std::string prefix,
+                 std::unordered_set<std::string> names)
+      : program_(std::move(program)), prefix_(std::move(prefix)), names_(std::move(names)) {}
+
+  absl::string_view name() const override { return program_->name(); }
+  absl::string_view family() const override { return program_->family(); }
+  const std::vector<models::ParameterSpec>& parameters() const override {
+    return program_->parameters();
+  }
+  absl::StatusOr<models::Inference> Infer(absl::Span<const models::NamedShape> state,
+                                          const models::Parameters& configured) const override {
+    return program_->Infer(state, configured);
+  }
+  std::string NameOf(const std::string& saved) const override {
+    const std::string whole = prefix_ + saved;
+    return program_->NameOf(names_.contains(whole) ? whole : saved);
+  }
+  absl::StatusOr<std::unique_ptr<models::Net>> Create(
+      const models::Parameters& parameters) const override {
+    return program_->Create(parameters);
+  }
+
+ private:
+  const std::shared_ptr<const models::Architecture> program_;
+  const std::string prefix_;
+  const std::unordered_set<std::string> names_;
+};
+
+using Names = std::unordered_set<std::string>;
+
+absl::StatusOr<Names> NamesOf(const models::Architecture& program) {
+  const auto net = program.Create({});
+  if (!net.ok()) return net.status();
+  Names names;
+  for (models::NamedTensor& tensor : (*net)->State()) names.insert(std::move(tensor.name));
+  return names;
+}
+
+std::shared_ptr<const models::Architecture> WithNamesGivenBack(
+    std::shared_ptr<const models::Architecture> program, const Names& names) {
+  std::string prefix = WrapperPrefix(std::vector<std::string>(names.begin(), names.end()));
+  if (prefix.empty()) return program;
+  return std::make_shared<WrappedProgram>(std::move(program), std::move(prefix), names);
+}
+
+// What the compiler has written into machine code, weights beside it cannot change.
+absl::Status CheckNothingIsInlined(absl::Span<const models::NamedShape> state,
+                                   const models::Architecture& program, const Names& names,
+                                   const std::string& path) {
+  for (const models::NamedShape& tensor : state) {
+    const std::string name = program.NameOf(tensor.name);
+    if (name.empty() || names.contains(name)) continue;
+    return absl::FailedPreconditionError(absl::StrCat(
+        Printable(path), ": its machine code does not read ", models::Quoted(tensor.name),
+        " from memory: small weights are compiled into it, and those in the file would have no "
+        "effect; compile it with inductor_configs={\"always_keep_tensor_constants\": True}"));
+  }
+  return absl::OkStatus();
+}
+
+// One of what a plugin offers: the one that is configured, the only one there is, or the one that
+// the weights fit. None where the plugin has nothing of the configured name.
+absl::StatusOr<std::optional<models::Detection>> FromPlugin(
+    absl::Span<const models::NamedShape> state, const ArchitectureSources& sources,
+    const std::string& path) {
+  const auto offered = OpenPlugin(path, sources.program);
+  if (!offered.ok()) return offered.status();
+  std::vector<const models::Architecture*> catalog;
+  for (const auto& architecture : *offered) catalog.push_back(architecture.get());
+  models::Configured configured = sources.configured;
+  if (configured.architecture.empty() && catalog.size() == 1) {
+    configured.architecture = std::string(catalog.front()->name());
+  }
+  const auto named = std::find_if(catalog.begin(), catalog.end(), [&](const auto* architecture) {
+    return architecture->name() == configured.architecture;
+  });
+  if (!configured.architecture.empty() && named == catalog.end()) return std::nullopt;
+  auto detection = models::Detect(state, configured, catalog);
+  if (!detection.ok()) return About(path, detection.status());
+  for (const auto& architecture : *offered) {
+    if (architecture == detection->architecture) detection->architecture = architecture;
+  }
+  detection->why = absl::StrCat("plugin ", NameOfFile(path), ", weights ",
+                                NameOfFile(sources.weights_path), ": ", detection->why);
+  return *std::move(detection);
+}
+
+absl::StatusOr<ChosenArchitecture> WithId(const std::string& program, models::Detection detection) {
+  absl::StatusOr<std::string> id = IdOf(program);
+  if (!id.ok()) return id.status();
+  return ChosenArchitecture{std::move(detection), *std::move(id)};
+}
+
+absl::StatusOr<ChosenArchitecture> FromProgram(absl::Span<const models::NamedShape> state,
+                                               const ArchitectureSources& sources,
+                                               const std::string& path, ProgramKind kind) {
+  auto program = OpenProgram(path, sources.program);
+  if (!program.ok()) return program.status();
+  const absl::StatusOr<Names> names = NamesOf(**program);
+  if (!names.ok()) return names.status();
+  models::Detection detection;
+  detection.architecture = WithNamesGivenBack(*std::move(program), *names);
+  if (kind == ProgramKind::kAotInductor) {
+    absl::Status swappable = CheckNothingIsInlined(state, *detection.architecture, *names, path);
+    if (!swappable.ok()) return swappable;
+  }
+  detection.why = absl::StrCat(KindName(kind), " ", NameOfFile(path),
+                               path == sources.weights_path
+                                   ? " with its own weights"
+                                   : absl::StrCat(", weights ", NameOfFile(sources.weights_path)));
+  return WithId(path, std::move(detection));
+}
+
+absl::StatusOr<ChosenArchitecture> FromCatalog(
+    absl::Span<const models::NamedShape> state, const ArchitectureSources& sources,
+    const models::Configured& configured, absl::Span<const models::Architecture* const> catalog) {
+  auto detection = models::Detect(state, configured, catalog);
+  if (!detection.ok()) return About(sources.weights_path, detection.status());
+  return ChosenArchitecture{*std::move(detection)};
+}
+
+// All of a short text file; empty where there is none.
+absl::StatusOr<std::string> ReadText(const std::filesystem::path& path) {
+  const absl::StatusOr<File> file = File::Open(path.string());
+  if (absl::IsNotFound(file.status())) return "";
+  if (!file.ok()) return file.status();
+  if (file->size_bytes() > static_cast<int64_t>(models::kMaxHuggingFaceBytes)) {
+    return absl::InvalidArgumentError(absl::StrCat(Printable(path.string()), ": expected at most ",
+                                                   models::kMaxHuggingFaceBytes, " bytes, got ",
+                                                   file->size_bytes()));
+  }
+  std::string text(static_cast<size_t>(file->size_bytes()), '\0');
+  absl::Status read = file->ReadAt(0, {reinterpret_cast<std::byte*>(text.data()), text.size()});
+  if (!read.ok()) return read;
+  return text;
+}
+
+// What the folder of `config_path` says; none where it says nothing of a network known here.
+absl::StatusOr<std::optional<models::Configured>> FromFolder(const std::string& config_path) {
+  const std::filesystem::path folder = std::filesystem::path(config_path).parent_path();
+  models::HuggingFaceFolder texts;
+  const std::pair<const char*, std::string&> files[] = {{"config.json", texts.config},
+                                                        {"modules.json", texts.modules},
+                                                        {"1_Pooling/config.json", texts.pooling}};
+  for (const auto& [name, place] : files) {
+    absl::StatusOr<std::string> text = ReadText(folder / name);
+    if (!text.ok()) return text.status();
+    place = *std::move(text);
+  }
+  auto configured = models::FromHuggingFace(texts);
+  if (!configured.ok()) return About(config_path, configured.status());
+  return configured;
+}
+
+}  // namespace
+
+ArchitectureSources SourcesBeside(const std::string& weights_path) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  const fs::path path(weights_path);
+  const fs::path folder = fs::is_directory(path, error) ? path : path.parent_path();
+  ArchitectureSources sources{.weights_path = weights_path};
+  for (const std::string_view name : kProgramNames) {
+    if (!fs::is_regular_file(folder / name, error)) continue;
+    sources.program_path = (folder / name).string();
+    break;
+  }
+  if (fs::is_regular_file(folder / "config.json", error)) {
+    sources.hugging_face_path = (folder / "config.json").string();
+  }
+  return sources;
+}
+
+absl::StatusOr<ChosenArchitecture> ChooseArchitecture(
+    absl::Span<const models::NamedShape> state, const ArchitectureSources& sources,
+    absl::Span<const models::Architecture* const> catalog) {
+  if (sources.declared != nullptr) {
+    ChosenArchitecture chosen;
+    chosen.detection.architecture = sources.declared;
+    chosen.detection.why = "the layers that the configuration declares";
+    return chosen;
+  }
+  const bool apart = !sources.program_path.empty() && sources.program_path != sources.weights_path;
+  const std::string& program = apart ? sources.program_path : sources.weights_path;
+  const absl::StatusOr<ProgramKind> kind = ProbeProgram(program);
+  if (!kind.ok()) return kind.status();
+  if (*kind == ProgramKind::kPlugin) {
+    auto detection = FromPlugin(state, sources, program);
+    if (!detection.ok()) return detection.status();
+    if (detection->has_value()) return WithId(program, **std::move(detection));
+  }
+  if (!sources.configured.architecture.empty()) {
+    return FromCatalog(state, sources, sources.configured, catalog);
+  }
+  // A parameter without a name is Detect's to refuse.
+  if (sources.configured.parameters.empty() && (apart || *kind != ProgramKind::kNone)) {
+    return FromProgram(state, sources, program, *kind);
+  }
+  if (!sources.hugging_face_path.empty() && sources.configured.parameters.empty()) {
+    const auto configured = FromFolder(sources.hugging_face_path);
+    if (!configured.ok()) return configured.status();
+    if (configured->has_value()) {
+      auto chosen = FromCatalog(state, sources, **configured, catalog);
+      if (chosen.ok()) absl::StrAppend(&chosen->detection.why, " in config.json");
+      return chosen;
+    }
+  }
+  return FromCatalog(state, sources, sources.configured, catalog);
+}
+
+}  // namespace sconce
