@@ -66,6 +66,10 @@ class Architecture {
   virtual absl::string_view family() const = 0;  // "resnet"
   virtual const std::vector<ParameterSpec>& parameters() const = 0;
 
+  // Of a network that a file computes (a program): what names it by what is computed, whatever the
+  // weights, 32 hexadecimal digits. "": name and parameters say everything.
+  virtual std::string program_id() const { return ""; }
+
   // Reads from the names and shapes what they tell of the parameters. `configured` holds what the
   // operator has set; these values win. NotFound: this is not such a network, with the reason.
   // FailedPrecondition: it may well be, but something must be configured, with what.

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "models/families.h"
+#include "models/prefixed_architecture.h"
 
 namespace sconce::models {
 namespace {
@@ -304,24 +305,19 @@ absl::Status UnknownWeights(absl::Span<const NamedShape> state,
   return absl::FailedPreconditionError(message);
 }
 
-}  // namespace
+// What there is to say of a state, by the names it has.
+struct Outcome {
+  absl::StatusOr<Detection> detection = absl::UnknownError("");
+  // Where the weights are of nothing known: what comes nearest, from kNear on.
+  bool unknown = false;
+  std::optional<Detection> nearest = std::nullopt;
+};
 
-absl::Span<const Architecture* const> Catalog() {
-  static const auto* const catalog = new std::vector<const Architecture*>(MakeCatalog());
-  return *catalog;
+Detection DetectionOf(const Distance& distance, std::string why) {
+  return {Unowned(distance.architecture), distance.parameters, std::move(why)};
 }
 
-absl::StatusOr<Detection> Detect(absl::Span<const NamedShape> state, const Configured& configured,
-                                 absl::Span<const Architecture* const> catalog) {
-  if (!configured.architecture.empty()) return TakeConfigured(state, configured, catalog);
-  if (!configured.parameters.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the configuration sets the architecture's parameter ",
-        Quoted(configured.parameters.begin()->first),
-        " but not its name: write architecture { name: \"NAME\" ... }; ", kWhereListed));
-  }
-  if (state.empty()) return absl::FailedPreconditionError("the weights hold no tensors");
-
+Outcome LookUp(absl::Span<const NamedShape> state, absl::Span<const Architecture* const> catalog) {
   Survey survey = Look(state, catalog);
   const std::vector<const Distance*> fitting = survey.Fitting();
   if (fitting.size() == 1) {
@@ -331,7 +327,7 @@ absl::StatusOr<Detection> Detect(absl::Span<const NamedShape> state, const Confi
         state.size() == 1 ? "its one tensor" : absl::StrCat("all ", state.size(), " tensors"),
         " fit");
     if (!found.assumed.empty()) absl::StrAppend(&why, "; ", found.assumed);
-    return Detection{Unowned(found.architecture), found.parameters, std::move(why)};
+    return {DetectionOf(found, std::move(why))};
   }
   if (fitting.size() > 1) {
     std::vector<std::string> names, lines;
@@ -339,24 +335,71 @@ absl::StatusOr<Detection> Detect(absl::Span<const NamedShape> state, const Confi
       names.push_back(ToString(distance->architecture->name(), distance->parameters));
       lines.push_back(ConfigLine(distance->architecture->name()));
     }
-    return absl::FailedPreconditionError(
+    return {absl::FailedPreconditionError(
         absl::StrCat("the weights fit more than one architecture: seen ", Seen(state),
                      "; they fit ", absl::StrJoin(names, " and "),
-                     ". Write into config.pbtxt which it is: ", absl::StrJoin(lines, " or ")));
+                     ". Write into config.pbtxt which it is: ", absl::StrJoin(lines, " or ")))};
   }
-  if (!survey.needs_configuration.ok()) return survey.needs_configuration;
-  return UnknownWeights(state, std::move(survey).ByLikeness(state));
+  if (!survey.needs_configuration.ok()) return {std::move(survey.needs_configuration)};
+  const std::vector<Distance> distances = std::move(survey).ByLikeness(state);
+  Outcome outcome{UnknownWeights(state, distances), /*unknown=*/true};
+  if (!distances.empty() && distances[0].likeness() >= kNear) {
+    outcome.nearest = DetectionOf(
+        distances[0],
+        absl::StrCat(distances[0].matching, " of ", distances[0].in_network, " tensors match"));
+  }
+  return outcome;
+}
+
+Detection UnderPrefix(const std::string& prefix, Detection detection) {
+  absl::StrAppend(&detection.why, "; all names begin with ", Quoted(prefix));
+  detection.architecture = WithPrefix(prefix, std::move(detection.architecture));
+  return detection;
+}
+
+Outcome LookUpUnderPrefix(absl::Span<const NamedShape> state,
+                          absl::Span<const Architecture* const> catalog) {
+  Outcome as_named = LookUp(state, catalog);
+  const std::string prefix = as_named.unknown ? SharedPrefix(state) : "";
+  if (prefix.empty()) return as_named;
+  Outcome bare = LookUp(WithoutPrefix(prefix, state), catalog);
+  if (bare.unknown && (!bare.nearest.has_value() || as_named.nearest.has_value())) return as_named;
+  if (bare.detection.ok()) *bare.detection = UnderPrefix(prefix, *std::move(bare.detection));
+  if (bare.nearest.has_value()) *bare.nearest = UnderPrefix(prefix, *std::move(bare.nearest));
+  return bare;
+}
+
+}  // namespace
+
+absl::Span<const Architecture* const> Catalog() {
+  static const auto* const catalog = new std::vector<const Architecture*>(MakeCatalog());
+  return *catalog;
+}
+
+absl::StatusOr<Detection> Detect(absl::Span<const NamedShape> state, const Configured& configured,
+                                 absl::Span<const Architecture* const> catalog) {
+  if (!configured.architecture.empty()) {
+    auto as_named = TakeConfigured(state, configured, catalog);
+    const bool differs = absl::IsFailedPrecondition(as_named.status());
+    const std::string prefix = differs ? SharedPrefix(state) : "";
+    if (prefix.empty()) return as_named;
+    auto bare = TakeConfigured(WithoutPrefix(prefix, state), configured, catalog);
+    if (!bare.ok()) return as_named;
+    return UnderPrefix(prefix, *std::move(bare));
+  }
+  if (!configured.parameters.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the configuration sets the architecture's parameter ",
+        Quoted(configured.parameters.begin()->first),
+        " but not its name: write architecture { name: \"NAME\" ... }; ", kWhereListed));
+  }
+  if (state.empty()) return absl::FailedPreconditionError("the weights hold no tensors");
+  return LookUpUnderPrefix(state, catalog).detection;
 }
 
 std::optional<Detection> Nearest(absl::Span<const NamedShape> state,
                                  absl::Span<const Architecture* const> catalog) {
-  Survey survey = Look(state, catalog);
-  if (!survey.Fitting().empty() || !survey.needs_configuration.ok()) return std::nullopt;
-  const std::vector<Distance> distances = std::move(survey).ByLikeness(state);
-  if (distances.empty() || distances[0].likeness() < kNear) return std::nullopt;
-  const Distance& nearest = distances[0];
-  return Detection{Unowned(nearest.architecture), nearest.parameters,
-                   absl::StrCat(nearest.matching, " of ", nearest.in_network, " tensors match")};
+  return LookUpUnderPrefix(state, catalog).nearest;
 }
 
 }  // namespace sconce::models

@@ -30,11 +30,13 @@ struct Detection {
   std::string why;
 };
 
-// Detects the architecture of a state_dict whose wrapper prefixes are already stripped. An
-// architecture that is configured is taken without checking that every tensor fits, so that
-// load_state_dict can say what differs in the words people know. FailedPrecondition where the
-// weights are unknown or ambiguous: the message says what was seen, what came nearest and which
-// configuration would settle it. InvalidArgument where the configuration itself is wrong.
+// Detects the architecture of a state_dict whose wrapper prefixes are already stripped. Where the
+// weights are of nothing known, and all names begin alike ("backbone."), as those of a network that
+// is another module's only part do, they are looked at without that; the architecture's NameOf then
+// takes it off. An architecture that is configured is taken without checking that every tensor
+// fits, so that load_state_dict can say what differs in the words people know. FailedPrecondition
+// where the weights are unknown or ambiguous: the message says what was seen, what came nearest and
+// which configuration would settle it. InvalidArgument where the configuration itself is wrong.
 absl::StatusOr<Detection> Detect(absl::Span<const NamedShape> state, const Configured& configured,
                                  absl::Span<const Architecture* const> catalog = Catalog());
 

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "models/assignable.h"
+
 namespace sconce::models {
 
 ModuleNet::ModuleNet(std::string class_name, Signature signature,
@@ -33,12 +35,7 @@ void ModuleNet::Collect(torch::nn::Module& module, const std::string& name) {
 
 void ModuleNet::Assign(size_t index, const at::Tensor& tensor) {
   NamedTensor& own = state_.at(index);
-  const bool floating = c10::isFloatingType(own.tensor.scalar_type());
-  TORCH_CHECK(tensor.sizes() == own.tensor.sizes() &&
-                  (tensor.dtype() == own.tensor.dtype() ||
-                   (floating && c10::isFloatingType(tensor.scalar_type()))),
-              own.name, ": expected ", own.tensor.dtype(), own.tensor.sizes(), ", got ",
-              tensor.dtype(), tensor.sizes());
+  CheckAssignable(own.name, own.tensor.scalar_type(), own.tensor.sizes(), tensor);
   own.tensor.set_data(tensor);
 }
 

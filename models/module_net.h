@@ -54,6 +54,22 @@ class ModuleNet final : public Net {
   std::vector<FoldableNormImpl*> norms_;  // of module_
 };
 
+// Registers `module` in `root` under a dotted name, within modules of the names before the dots,
+// which are made where they are not there.
+template <typename Module>
+Module RegisterNested(torch::nn::Module& root, absl::string_view name, Module module) {
+  torch::nn::Module* parent = &root;
+  for (size_t dot; (dot = name.find('.')) != name.npos; name.remove_prefix(dot + 1)) {
+    const std::string child(name.substr(0, dot));
+    const auto children = parent->named_children();
+    const auto* known = children.find(child);
+    parent = known != nullptr
+                 ? known->get()
+                 : parent->register_module(child, std::make_shared<torch::nn::Module>()).get();
+  }
+  return parent->register_module(std::string(name), std::move(module));
+}
+
 // Builds a Module from `arguments` without memory for its weights. Its forward() maps one tensor to
 // one, or the signature's inputs to its outputs (vectors). An error of LibTorch becomes an
 // Internal status that names the architecture.

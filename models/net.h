@@ -9,6 +9,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 #include <c10/core/ScalarType.h>
+#include <c10/util/Exception.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -54,6 +55,13 @@ struct NormPair {
   double epsilon = 0;
 };
 
+// What Forward throws where the inputs are not what the network takes, in a way that its signature
+// cannot say: whoever sent them is told, and the network is as good as before.
+class InvalidInput : public c10::Error {
+ public:
+  using c10::Error::Error;
+};
+
 class Net {
  public:
   virtual ~Net() = default;
@@ -83,8 +91,13 @@ class Net {
   virtual void Eval(c10::Device device) = 0;
 
   // Inputs and outputs in the signature's order, the first dimension being the batch; all inputs
-  // are there, also those that requests may leave out. Throws c10::Error. REQUIRES: Eval.
+  // are there, also those that requests may leave out. Throws c10::Error, InvalidInput where the
+  // inputs are to blame. REQUIRES: Eval.
   virtual std::vector<at::Tensor> Forward(const std::vector<at::Tensor>& inputs) const = 0;
+
+  // How much Eval takes of a device's memory for what the net holds beside State(); on the CPU it
+  // is there from the start.
+  virtual int64_t ConstantBytes() const { return 0; }
 
   // The batch norms that can be dropped.
   virtual std::vector<NormPair> NormPairs() const { return {}; }

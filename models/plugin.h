@@ -20,7 +20,7 @@ namespace sconce::models {
 
 // Counts up whenever one of architecture.h, net.h, tensor_rules.h or this file changes what a
 // plugin and the server have to agree on.
-inline constexpr uint32_t kPluginInterface = 1;
+inline constexpr uint32_t kPluginInterface = 2;
 
 #define SCONCE_PLUGIN_TEXT_OF(macro) #macro
 #define SCONCE_PLUGIN_TEXT(macro) SCONCE_PLUGIN_TEXT_OF(macro)

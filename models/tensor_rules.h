@@ -20,9 +20,21 @@ struct Range {
   bool operator==(const Range&) const = default;
 };
 
+// A size that depends on others: `multiple` * n + `offset`, where one whole number n, not below 0,
+// goes for all dimensions of a network's inputs with the same `tie`.
+struct TiedSize {
+  int32_t tie = -1;  // -1: the size depends on no other
+  int64_t multiple = 1;
+  int64_t offset = 0;
+
+  bool operator==(const TiedSize&) const = default;
+};
+
 struct TensorRules {
   // The sizes that dimensions of -1 may have: a range for each dimension, -1 or not; empty: any.
   std::vector<Range> sizes = {};
+  // Of an input that is not padded: one for each dimension; empty: no size depends on another.
+  std::vector<TiedSize> ties = {};
   // Of an input of integers: the values that its elements may have.
   std::optional<Range> values = std::nullopt;
   // Of an input that a request may leave out, which the first one is not: what every element of it

@@ -2,6 +2,7 @@
 each on one processor, in turn."""
 
 import contextlib
+import os
 import pathlib
 import subprocess
 import tempfile
@@ -36,11 +37,12 @@ class BareLibTorch:
 
 
 @contextlib.contextmanager
-def bare_libtorch(programs, weights, batch, *flags):
+def bare_libtorch(programs, weights, batch, *flags, environment=()):
     command = [programs.bare_libtorch, "--weights", weights, "--shape", "3,224,224", "--batch",
                batch, "--threads", 1, *flags]
     with measuring.process(command, measuring.SERVER_CPU, stdin=subprocess.PIPE,
-                           stdout=subprocess.PIPE, text=True) as process:
+                           stdout=subprocess.PIPE, text=True,
+                           env={**os.environ, **dict(environment)}) as process:
         yield BareLibTorch(process)
 
 

@@ -80,13 +80,7 @@ class MlpModule final : public torch::nn::Module {
         between_(ActivationsBetween(layers).value_or(std::vector<bool>(layers.size() - 1, true))) {
     for (size_t i = 0; i < layers.size(); ++i) {
       layers_.emplace_back(torch::nn::LinearOptions(features[i], features[i + 1]).bias(bias));
-      torch::nn::Module* parent = this;
-      absl::string_view name = layers[i];
-      for (size_t dot; (dot = name.find('.')) != absl::string_view::npos;
-           name.remove_prefix(dot + 1)) {
-        parent = Child(*parent, std::string(name.substr(0, dot)));
-      }
-      parent->register_module(std::string(name), layers_.back());
+      RegisterNested(*this, layers[i], layers_.back());
     }
   }
 
@@ -99,12 +93,6 @@ class MlpModule final : public torch::nn::Module {
   }
 
  private:
-  static torch::nn::Module* Child(torch::nn::Module& parent, const std::string& name) {
-    const auto children = parent.named_children();
-    if (const auto* child = children.find(name)) return child->get();
-    return parent.register_module(name, std::make_shared<torch::nn::Module>()).get();
-  }
-
   const std::string activation_;
   const std::vector<bool> between_;
   std::vector<torch::nn::Linear> layers_;

@@ -13,6 +13,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "models/assignable.h"
 #include "models/net.h"
 #include "models/program/graph_sizes.h"
 #include "models/program/norm_pairs.h"
@@ -25,18 +26,30 @@ using c10::IValue;
 using Kind = PlanArgument::Kind;
 using Want = PlanArgument::Want;
 
-// What all networks of a program share. Immutable.
+// What all networks of a program share. Immutable once it is made.
 struct Program {
-  Program(std::string name, Graph made) : name(std::move(name)), graph(std::move(made)) {}
+  Program(std::string name, std::string id, Graph made)
+      : name(std::move(name)), id(std::move(id)), graph(std::move(made)) {}
 
   const std::string name;
-  const Graph graph;
+  const std::string id;
+  Graph graph;
   Plan plan = {};
   std::optional<SizeCheck> sizes = {};
   Signature signature = {};
   std::vector<std::string> module_names = {};
   std::vector<GraphNormPair> norm_pairs = {};
 };
+
+// Of what a plan was made of, it keeps what networks and messages need.
+void DropWhatIsPlanned(Graph& graph) {
+  graph.value_names = {};
+  graph.module_names = {};
+  for (GraphNode& node : graph.nodes) {
+    node.arguments = {};
+    node.outputs = {};
+  }
+}
 
 // Convolutions that have taken over a batch norm, by index in Graph::nodes.
 struct FoldedNodes {
@@ -259,12 +272,7 @@ class GraphNet final : public Net {
 
   void Assign(size_t index, const at::Tensor& tensor) override {
     NamedTensor& own = state_.at(index);
-    const bool floating = c10::isFloatingType(own.tensor.scalar_type());
-    TORCH_CHECK(tensor.sizes() == own.tensor.sizes() &&
-                    (tensor.dtype() == own.tensor.dtype() ||
-                     (floating && c10::isFloatingType(tensor.scalar_type()))),
-                own.name, ": expected ", own.tensor.dtype(), own.tensor.sizes(), ", got ",
-                tensor.dtype(), tensor.sizes());
+    CheckAssignable(own.name, own.tensor.scalar_type(), own.tensor.sizes(), tensor);
     own.tensor = tensor;
   }
 
@@ -277,6 +285,14 @@ class GraphNet final : public Net {
     }
     held_.insert(held_.end(), program_->plan.literals.begin(), program_->plan.literals.end());
     FindShared();
+  }
+
+  int64_t ConstantBytes() const override {
+    int64_t bytes = 0;
+    for (const GraphConstant& constant : program_->graph.constants) {
+      bytes += static_cast<int64_t>(constant.tensor.nbytes());
+    }
+    return bytes;
   }
 
   std::vector<NormPair> NormPairs() const override {
@@ -351,6 +367,7 @@ class GraphArchitecture final : public Architecture {
 
   absl::string_view name() const override { return program_->name; }
   absl::string_view family() const override { return "program"; }
+  std::string program_id() const override { return program_->id; }
   const std::vector<ParameterSpec>& parameters() const override { return parameters_; }
 
   absl::StatusOr<Inference> Infer(absl::Span<const NamedShape> /*state*/,
@@ -377,8 +394,9 @@ class GraphArchitecture final : public Architecture {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<const Architecture>> ArchitectureOf(std::string name, Graph graph) {
-  auto program = std::make_shared<Program>(std::move(name), std::move(graph));
+absl::StatusOr<std::shared_ptr<const Architecture>> ArchitectureOf(std::string name, std::string id,
+                                                                   Graph graph) {
+  auto program = std::make_shared<Program>(std::move(name), std::move(id), std::move(graph));
   absl::StatusOr<SizeCheck> sizes = SizeCheck::Make(program->graph);
   if (!sizes.ok()) return sizes.status();
   absl::StatusOr<Plan> plan = PlanOf(program->graph);
@@ -388,6 +406,7 @@ absl::StatusOr<std::shared_ptr<const Architecture>> ArchitectureOf(std::string n
   program->signature = SignatureOf(program->graph);
   program->module_names = ModuleNamesOf(program->graph);
   program->norm_pairs = FindNormPairs(program->graph);
+  DropWhatIsPlanned(program->graph);
   return std::make_shared<GraphArchitecture>(std::move(program));
 }
 

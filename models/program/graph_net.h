@@ -12,12 +12,13 @@
 
 namespace sconce::models {
 
-// An architecture with this name and without parameters. The graph is checked and made ready here,
-// once; networks share it and the constants' memory until they are put on a device. A network calls
-// LibTorch's operators on the device that it was given, and keeps no value longer than until its
-// last use. InvalidArgument: what is wrong with the graph; Unimplemented: what of it is not
+// An architecture with this name and id and without parameters. The graph is checked and made ready
+// here, once; networks share it and the constants' memory until they are put on a device. A network
+// calls LibTorch's operators on the device that it was given, and keeps no value longer than until
+// its last use. InvalidArgument: what is wrong with the graph; Unimplemented: what of it is not
 // supported. Both name node and operator.
-absl::StatusOr<std::shared_ptr<const Architecture>> ArchitectureOf(std::string name, Graph graph);
+absl::StatusOr<std::shared_ptr<const Architecture>> ArchitectureOf(std::string name, std::string id,
+                                                                   Graph graph);
 
 }  // namespace sconce::models
 

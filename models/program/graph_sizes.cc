@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -47,6 +48,43 @@ bool IsLinear(const SizeExpression& size) {
   }
 }
 
+// A size that is slope * symbol + offset.
+struct LinearSize {
+  int32_t symbol = -1;
+  int64_t slope = 1;  // at least 1
+  int64_t offset = 0;
+};
+
+// None: a size that tells no symbol's value.
+std::optional<LinearSize> LinearOf(const Graph& graph, const SizeExpression& size) {
+  std::vector<int32_t> symbols;
+  AddSymbols(size, symbols);
+  if (symbols.size() != 1 || !IsLinear(size)) return std::nullopt;
+  const auto symbol = static_cast<size_t>(symbols[0]);
+  if (symbol >= graph.symbols.size()) return std::nullopt;
+  try {
+    std::vector<int64_t> values(graph.symbols.size(), 0);
+    LinearSize linear{.symbol = symbols[0], .offset = Evaluate(size, values)};
+    values[symbol] = 1;
+    if (__builtin_sub_overflow(Evaluate(size, values), linear.offset, &linear.slope) ||
+        linear.slope < 1) {
+      return std::nullopt;
+    }
+    return linear;
+  } catch (const c10::Error&) {
+    return std::nullopt;
+  }
+}
+
+// The size for a symbol's value, as near as it can be counted.
+int64_t SizeFor(int64_t slope, int64_t offset, int64_t value) {
+  int64_t size = 0;
+  if (__builtin_mul_overflow(slope, value, &size) || __builtin_add_overflow(size, offset, &size)) {
+    return std::numeric_limits<int64_t>::max();
+  }
+  return size;
+}
+
 std::string Place(const GraphInput& input, size_t dimension) {
   return absl::StrCat("input ", Quoted(input.name), ", dimension ", dimension);
 }
@@ -78,8 +116,10 @@ TensorSpec SpecOf(const Graph& graph, const GraphTensor& tensor, bool batched) {
     Range range;
     if (size.kind == Kind::kConstant) {
       range = {.minimum = size.constant, .maximum = size.constant};
-    } else if (size.kind == Kind::kSymbol) {
-      range = graph.symbols[static_cast<size_t>(size.symbol)].range;
+    } else if (const auto linear = LinearOf(graph, size); linear.has_value()) {
+      const Range& values = graph.symbols[static_cast<size_t>(linear->symbol)].range;
+      range.minimum = std::max<int64_t>(0, SizeFor(linear->slope, linear->offset, values.minimum));
+      range.maximum = SizeFor(linear->slope, linear->offset, values.maximum);
       ranged = true;
     }
     spec.dims.push_back(size.kind == Kind::kConstant ? size.constant : -1);
@@ -87,6 +127,33 @@ TensorSpec SpecOf(const Graph& graph, const GraphTensor& tensor, bool batched) {
   }
   if (!ranged) spec.rules.sizes.clear();
   return spec;
+}
+
+// What the symbols say of dimensions that the specs have. A symbol that says no more than a range
+// would ties nothing.
+void TieInputs(const Graph& graph, bool batched, std::vector<TensorSpec>& specs) {
+  const size_t rows = batched ? 1 : 0;
+  const auto for_each_linear = [&](const auto& visit) {
+    for (size_t i = 0; i < specs.size(); ++i) {
+      for (size_t d = 0; d < specs[i].dims.size(); ++d) {
+        const auto linear = LinearOf(graph, graph.inputs[i].sizes[d + rows]);
+        if (linear.has_value()) visit(*linear, specs[i], d);
+      }
+    }
+  };
+  std::map<int32_t, bool> ties;
+  for_each_linear([&](const LinearSize& linear, const TensorSpec&, size_t) {
+    const bool is_new = ties.emplace(linear.symbol, linear.slope != 1).second;
+    if (!is_new) ties[linear.symbol] = true;
+  });
+  std::map<int32_t, int32_t> numbers;
+  for_each_linear([&](const LinearSize& linear, TensorSpec& spec, size_t dimension) {
+    if (!ties[linear.symbol]) return;
+    const auto next = static_cast<int32_t>(numbers.size());
+    const int32_t tie = numbers.emplace(linear.symbol, next).first->second;
+    spec.rules.ties.resize(spec.dims.size());
+    spec.rules.ties[dimension] = {.tie = tie, .multiple = linear.slope, .offset = linear.offset};
+  });
 }
 
 // Ids that are looked up in a table as they come have to be rows of it: beyond its end, a device is
@@ -124,6 +191,7 @@ Signature SignatureOf(const Graph& graph) {
     signature.inputs.push_back(SpecOf(graph, input, batch.has_value()));
     signature.inputs.back().rules.values = RowsLookedUp(graph, input);
   }
+  TieInputs(graph, batch.has_value(), signature.inputs);
   for (const GraphOutput& output : graph.outputs) {
     signature.outputs.push_back(SpecOf(graph, output, batch.has_value()));
     signature.outputs.back().rules = {};
@@ -220,21 +288,11 @@ absl::Status SizeCheck::FindSources() {
   for (size_t i = 0; i < graph.inputs.size(); ++i) {
     for (size_t d = 0; d < graph.inputs[i].sizes.size(); ++d) {
       const SizeExpression& size = graph.inputs[i].sizes[d];
-      std::vector<int32_t> symbols;
-      AddSymbols(size, symbols);
-      if (symbols.size() != 1 || !IsLinear(size)) continue;
-      std::optional<Source>& source = sources_[static_cast<size_t>(symbols[0])];
+      const auto linear = LinearOf(graph, size);
+      if (!linear.has_value()) continue;
+      std::optional<Source>& source = sources_[static_cast<size_t>(linear->symbol)];
       if (source.has_value()) continue;
-      try {
-        std::vector<int64_t> values(graph.symbols.size(), 0);
-        const int64_t offset = Evaluate(size, values);
-        values[static_cast<size_t>(symbols[0])] = 1;
-        int64_t slope;
-        if (__builtin_sub_overflow(Evaluate(size, values), offset, &slope) || slope < 1) continue;
-        source = Source{.input = i, .dimension = d, .slope = slope, .offset = offset};
-      } catch (const c10::Error&) {
-        continue;
-      }
+      source = Source{.input = i, .dimension = d, .slope = linear->slope, .offset = linear->offset};
     }
   }
   for (const int32_t symbol : named) {
@@ -246,55 +304,80 @@ absl::Status SizeCheck::FindSources() {
   return absl::OkStatus();
 }
 
+namespace {
+
+template <typename... Parts>
+[[noreturn]] void Refuse(const Parts&... parts) {
+  throw InvalidInput(c10::SourceLocation{__func__, __FILE__, __LINE__}, absl::StrCat(parts...));
+}
+
+void CheckKind(const GraphInput& input, const at::Tensor& tensor) {
+  // Numbers of another precision come where the weights were converted, too.
+  const c10::ScalarType got = tensor.scalar_type();
+  if (got != input.dtype && !(c10::isFloatingType(got) && c10::isFloatingType(input.dtype))) {
+    Refuse("input ", Quoted(input.name), ": expected the type ", c10::toString(input.dtype),
+           ", got ", c10::toString(got));
+  }
+  if (static_cast<size_t>(tensor.dim()) != input.sizes.size()) {
+    Refuse("input ", Quoted(input.name), ": expected ", input.sizes.size(), " dimensions, got ",
+           tensor.dim());
+  }
+}
+
+}  // namespace
+
+int64_t SizeCheck::ValueOf(const Source& source, const Range& range, int64_t size) const {
+  const auto place = [&] { return Place(graph_->inputs[source.input], source.dimension); };
+  int64_t multiples = 0;
+  if (__builtin_sub_overflow(size, source.offset, &multiples) || multiples % source.slope != 0) {
+    Refuse(place(), ": expected a multiple of ", source.slope,
+           source.offset == 0 ? "" : absl::StrCat(" and ", source.offset), ", got ", size);
+  }
+  const int64_t value = multiples / source.slope;
+  if (range.Has(value)) return value;
+  const bool bounded = range.maximum != std::numeric_limits<int64_t>::max();
+  Refuse(place(), ": expected ", SizeFor(source.slope, source.offset, range.minimum),
+         bounded ? absl::StrCat(" to ", SizeFor(source.slope, source.offset, range.maximum))
+                 : " or more",
+         ", got ", size);
+}
+
 void SizeCheck::Check(const std::vector<at::Tensor>& inputs) const {
   const Graph& graph = *graph_;
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    const GraphInput& input = graph.inputs[i];
-    // Numbers of another precision come where the weights were converted, too.
-    const c10::ScalarType got = inputs[i].scalar_type();
-    TORCH_CHECK(
-        got == input.dtype || (c10::isFloatingType(got) && c10::isFloatingType(input.dtype)),
-        "input ", Quoted(input.name), ": expected the type ", input.dtype, ", got ", got);
-    TORCH_CHECK(static_cast<size_t>(inputs[i].dim()) == input.sizes.size(), "input ",
-                Quoted(input.name), ": expected ", input.sizes.size(), " dimensions, got ",
-                inputs[i].dim());
-  }
+  for (size_t i = 0; i < inputs.size(); ++i) CheckKind(graph.inputs[i], inputs[i]);
   std::vector<int64_t> symbols(sources_.size());
+  const auto size_at = [&inputs](const Source& source) {
+    return inputs[source.input].size(static_cast<int64_t>(source.dimension));
+  };
   for (size_t s = 0; s < sources_.size(); ++s) {
     if (!sources_[s].has_value()) continue;
-    const Source& source = *sources_[s];
-    const int64_t size = inputs[source.input].size(static_cast<int64_t>(source.dimension));
-    const auto place = [&] { return Place(graph.inputs[source.input], source.dimension); };
-    TORCH_CHECK((size - source.offset) % source.slope == 0, place(), ": expected a multiple of ",
-                source.slope, source.offset == 0 ? "" : absl::StrCat(" and ", source.offset),
-                ", got ", size);
-    symbols[s] = (size - source.offset) / source.slope;
-    const Range& range = graph.symbols[s].range;
-    if (range.Has(symbols[s])) continue;
-    const bool bounded = range.maximum != std::numeric_limits<int64_t>::max();
-    TORCH_CHECK(
-        false, place(), ": expected ", source.slope * range.minimum + source.offset,
-        bounded ? absl::StrCat(" to ", source.slope * range.maximum + source.offset) : " or more",
-        ", got ", size);
+    symbols[s] = ValueOf(*sources_[s], graph.symbols[s].range, size_at(*sources_[s]));
   }
   for (size_t i = 0; i < inputs.size(); ++i) {
     for (size_t d = 0; d < graph.inputs[i].sizes.size(); ++d) {
       const SizeExpression& size = graph.inputs[i].sizes[d];
       const int64_t got = inputs[i].size(static_cast<int64_t>(d));
       if (size.kind == Kind::kConstant) {
-        TORCH_CHECK(got == size.constant, Place(graph.inputs[i], d), ": expected ", size.constant,
-                    ", got ", got);
-        continue;
+        if (got == size.constant) continue;
+        Refuse(Place(graph.inputs[i], d), ": expected ", size.constant, ", got ", got);
       }
-      const int64_t expected = Evaluate(size, symbols);
+      const int64_t expected = [&] {
+        try {
+          return Evaluate(size, symbols);
+        } catch (const c10::Error& error) {
+          Refuse(Place(graph.inputs[i], d), ": ", error.what_without_backtrace());
+        }
+      }();
       if (got == expected) continue;
       std::vector<int32_t> named;
       AddSymbols(size, named);
-      TORCH_CHECK(!named.empty(), Place(graph.inputs[i], d), ": expected ", expected, ", got ",
-                  got);
+      if (named.empty()) {
+        Refuse(Place(graph.inputs[i], d), ": expected ", expected, ", got ", got);
+      }
       const Source& source = *sources_[static_cast<size_t>(named[0])];
-      TORCH_CHECK(false, Place(graph.inputs[i], d), ": expected ", expected, " as ",
-                  Place(graph.inputs[source.input], source.dimension), " has it, got ", got);
+      Refuse(Place(graph.inputs[i], d), ": expected ", expected, " because ",
+             Place(graph.inputs[source.input], source.dimension), " is ", size_at(source), ", got ",
+             got);
     }
   }
 }

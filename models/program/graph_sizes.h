@@ -1,6 +1,6 @@
 // The sizes of a program's inputs: what its signature says of them, and the check of those that
-// came. A size may be arithmetic on symbols ("twice the length of the first input"), which a
-// signature cannot say and the check does.
+// came. A size may be any arithmetic on symbols; a signature says of it what is linear in one
+// symbol ("twice the length of the first input"), the check does the rest.
 #ifndef SCONCE_MODELS_PROGRAM_GRAPH_SIZES_H_
 #define SCONCE_MODELS_PROGRAM_GRAPH_SIZES_H_
 
@@ -30,8 +30,8 @@ class SizeCheck {
   // tells what a symbol is.
   static absl::StatusOr<SizeCheck> Make(const Graph& graph);
 
-  // Dtypes, shapes and ranges. Throws c10::Error naming the input, the dimension, what was expected
-  // and what came. REQUIRES: as many as the graph's inputs.
+  // Dtypes, shapes and ranges. Throws InvalidInput naming the input, the dimension, what was
+  // expected and what came. REQUIRES: as many as the graph's inputs.
   void Check(const std::vector<at::Tensor>& inputs) const;
 
  private:
@@ -46,6 +46,7 @@ class SizeCheck {
   explicit SizeCheck(const Graph& graph) : graph_(&graph) {}
 
   absl::Status FindSources();
+  int64_t ValueOf(const Source& source, const Range& range, int64_t size) const;
 
   const Graph* graph_;
   std::vector<std::optional<Source>> sources_;  // by symbol; none: no input has it

@@ -235,7 +235,7 @@ class SequentialModule final : public nn::Module {
       std::shared_ptr<nn::Module> made;
       const std::function<void(std::shared_ptr<nn::Module>)> add =
           [&, name = ModuleName(spec, i)](const std::shared_ptr<nn::Module>& module) {
-            Register(name, module);
+            RegisterNested(*this, name, module);
             made = module;
           };
       const nn::Conv2d convolution(std::dynamic_pointer_cast<nn::Conv2dImpl>(before));
@@ -251,19 +251,6 @@ class SequentialModule final : public nn::Module {
   }
 
  private:
-  void Register(absl::string_view name, std::shared_ptr<nn::Module> module) {
-    nn::Module* parent = this;
-    for (size_t dot; (dot = name.find('.')) != name.npos; name.remove_prefix(dot + 1)) {
-      const std::string child(name.substr(0, dot));
-      const auto children = parent->named_children();
-      const auto* known = children.find(child);
-      parent = known != nullptr
-                   ? known->get()
-                   : parent->register_module(child, std::make_shared<nn::Module>()).get();
-    }
-    parent->register_module(std::string(name), std::move(module));
-  }
-
   std::vector<LayerFunction> layers_;
 };
 

@@ -65,21 +65,6 @@ TextActivation FindTextActivation(const std::string& name) {
   TORCH_CHECK(false, "hidden_act: no activation is called ", name);
 }
 
-// Registers `module` in `root` under a dotted name.
-template <typename Module>
-Module RegisterText(nn::Module& root, absl::string_view name, Module module) {
-  nn::Module* parent = &root;
-  for (size_t dot; (dot = name.find('.')) != name.npos; name.remove_prefix(dot + 1)) {
-    const std::string child(name.substr(0, dot));
-    const auto children = parent->named_children();
-    const auto* known = children.find(child);
-    parent = known != nullptr
-                 ? known->get()
-                 : parent->register_module(child, std::make_shared<nn::Module>()).get();
-  }
-  return parent->register_module(std::string(name), std::move(module));
-}
-
 nn::LayerNorm TextNorm(int64_t size, double eps) {
   return nn::LayerNorm(nn::LayerNormOptions({size}).eps(eps));
 }
@@ -109,14 +94,14 @@ class TextLayer final : public nn::Module {
     const int64_t intermediate = Get<int64_t>(parameters, "intermediate_size");
     const double eps = kind.layer_norm_eps_varies ? Get<double>(parameters, "layer_norm_eps")
                                                   : kind.layer_norm_eps;
-    query_ = RegisterText(*this, kind.query, Dense(hidden, hidden));
-    key_ = RegisterText(*this, kind.key, Dense(hidden, hidden));
-    value_ = RegisterText(*this, kind.value, Dense(hidden, hidden));
-    attention_output_ = RegisterText(*this, kind.attention_output, Dense(hidden, hidden));
-    attention_norm_ = RegisterText(*this, kind.attention_norm, TextNorm(hidden, eps));
-    up_ = RegisterText(*this, kind.up, Dense(hidden, intermediate));
-    down_ = RegisterText(*this, kind.down, Dense(intermediate, hidden));
-    output_norm_ = RegisterText(*this, kind.output_norm, TextNorm(hidden, eps));
+    query_ = RegisterNested(*this, kind.query, Dense(hidden, hidden));
+    key_ = RegisterNested(*this, kind.key, Dense(hidden, hidden));
+    value_ = RegisterNested(*this, kind.value, Dense(hidden, hidden));
+    attention_output_ = RegisterNested(*this, kind.attention_output, Dense(hidden, hidden));
+    attention_norm_ = RegisterNested(*this, kind.attention_norm, TextNorm(hidden, eps));
+    up_ = RegisterNested(*this, kind.up, Dense(hidden, intermediate));
+    down_ = RegisterNested(*this, kind.down, Dense(intermediate, hidden));
+    output_norm_ = RegisterNested(*this, kind.output_norm, TextNorm(hidden, eps));
   }
 
   at::Tensor forward(const at::Tensor& x, const at::Tensor& mask, const at::Tensor& bias) {
@@ -171,31 +156,32 @@ class TextModule final : public nn::Module {
     const std::string prefix = Get<std::string>(parameters, "prefix");
     const auto encoder = [&](absl::string_view name) { return absl::StrCat(prefix, name); };
 
-    words_ = RegisterText(*this, encoder("embeddings.word_embeddings"),
-                          nn::Embedding(Get<int64_t>(parameters, "vocab_size"), hidden));
-    positions_ = RegisterText(*this, encoder("embeddings.position_embeddings"),
-                              nn::Embedding(positions, hidden));
+    words_ = RegisterNested(*this, encoder("embeddings.word_embeddings"),
+                            nn::Embedding(Get<int64_t>(parameters, "vocab_size"), hidden));
+    positions_ = RegisterNested(*this, encoder("embeddings.position_embeddings"),
+                                nn::Embedding(positions, hidden));
     if (kind.token_types) {
-      types_ = RegisterText(*this, encoder("embeddings.token_type_embeddings"),
-                            nn::Embedding(Get<int64_t>(parameters, "type_vocab_size"), hidden));
+      types_ = RegisterNested(*this, encoder("embeddings.token_type_embeddings"),
+                              nn::Embedding(Get<int64_t>(parameters, "type_vocab_size"), hidden));
     }
-    norm_ = RegisterText(*this, encoder("embeddings.LayerNorm"), TextNorm(hidden, eps));
+    norm_ = RegisterNested(*this, encoder("embeddings.LayerNorm"), TextNorm(hidden, eps));
     for (int64_t i = 0; i < Get<int64_t>(parameters, "num_hidden_layers"); ++i) {
-      layers_.push_back(RegisterText(*this, encoder(absl::StrCat(kind.layers, i)),
-                                     std::make_shared<TextLayer>(kind, parameters)));
+      layers_.push_back(RegisterNested(*this, encoder(absl::StrCat(kind.layers, i)),
+                                       std::make_shared<TextLayer>(kind, parameters)));
     }
     if (kind.relative_bias) {
-      bias_ = RegisterText(*this, encoder("encoder.relative_attention_bias"),
-                           nn::Embedding(Get<int64_t>(parameters, "relative_attention_num_buckets"),
-                                         Get<int64_t>(parameters, "num_attention_heads")));
+      bias_ =
+          RegisterNested(*this, encoder("encoder.relative_attention_bias"),
+                         nn::Embedding(Get<int64_t>(parameters, "relative_attention_num_buckets"),
+                                       Get<int64_t>(parameters, "num_attention_heads")));
     }
     if (kind.may_have_pooler && Get<bool>(parameters, "pooler")) {
-      pooler_ = RegisterText(*this, encoder("pooler.dense"), Dense(hidden, hidden));
+      pooler_ = RegisterNested(*this, encoder("pooler.dense"), Dense(hidden, hidden));
     }
     const bool sequence = head_ == "sequence_classification";
     if (sequence && kind.sequence_head == TextKind::SequenceHead::kDense) {
-      before_ = RegisterText(*this, "classifier.dense", Dense(hidden, hidden));
-      classifier_ = RegisterText(*this, "classifier.out_proj", Dense(hidden, labels));
+      before_ = RegisterNested(*this, "classifier.dense", Dense(hidden, hidden));
+      classifier_ = RegisterNested(*this, "classifier.out_proj", Dense(hidden, labels));
     } else if (sequence || head_ == "token_classification") {
       if (sequence && kind.sequence_head == TextKind::SequenceHead::kPreClassifier) {
         before_ = register_module("pre_classifier", Dense(hidden, hidden));

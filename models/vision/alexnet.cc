@@ -1,5 +1,4 @@
 // AlexNet as torchvision has it, with its parameter names.
-#include <ATen/ops/flatten.h>
 
 #include <utility>
 
@@ -11,7 +10,7 @@ namespace {
 
 namespace nn = torch::nn;
 
-class AlexNetModule final : public nn::Module {
+class AlexNetModule final : public PooledClassifier {
  public:
   explicit AlexNetModule(int64_t num_classes) {
     const auto relu = [] { return Activation(ActivationKind::kRelu); };
@@ -29,15 +28,6 @@ class AlexNetModule final : public nn::Module {
         "classifier", Layers(nn::Dropout(), nn::Linear(256 * 6 * 6, 4096), relu(), nn::Dropout(),
                              nn::Linear(4096, 4096), relu(), nn::Linear(4096, num_classes)));
   }
-
-  at::Tensor forward(const at::Tensor& input) {
-    const at::Tensor x = avgpool_->forward(features_->forward(input));
-    return classifier_->forward(at::flatten(x, 1));
-  }
-
- private:
-  Layers features_{nullptr}, classifier_{nullptr};
-  nn::AdaptiveAvgPool2d avgpool_{nullptr};
 };
 
 class AlexNetFamily final : public Family {

@@ -1,6 +1,7 @@
 #include "models/vision/blocks.h"
 
 #include <ATen/ops/cat.h>
+#include <ATen/ops/flatten.h>
 #include <ATen/ops/hardsigmoid.h>
 #include <ATen/ops/hardswish.h>
 #include <ATen/ops/relu.h>
@@ -114,6 +115,35 @@ std::string TransformInputAssumption(absl::string_view family, const Parameters&
       family, "\" parameters { key: \"transform_input\" value: \"true\" } }");
 }
 
+ParameterSpec AuxiliaryHeads(absl::string_view heads) {
+  return {.name = "aux_logits",
+          .type = ParameterSpec::Type::kBool,
+          .default_value = false,
+          .meaning = absl::StrCat("whether the weights have ", heads)};
+}
+
+ParameterSpec AuxiliaryClassesSpec() {
+  return {.name = "aux_classes",
+          .default_value = int64_t{0},
+          .meaning = "classes of the auxiliary heads; 0: as many as num_classes",
+          .minimum = 0};
+}
+
+void InferAuxiliaryHeads(absl::Span<const NamedShape> state, absl::string_view name,
+                         Parameters& parameters) {
+  const NamedShape* const weight = Find(state, name);
+  parameters["aux_logits"] = weight != nullptr;
+  if (weight == nullptr || weight->shape.size() != 2) return;
+  const ParameterValue classes = weight->shape[0];
+  const auto own = parameters.find("num_classes");
+  if (own != parameters.end() && own->second != classes) parameters["aux_classes"] = classes;
+}
+
+int64_t AuxiliaryClasses(const Parameters& parameters) {
+  const int64_t classes = Get<int64_t>(parameters, "aux_classes");
+  return classes == 0 ? Get<int64_t>(parameters, "num_classes") : classes;
+}
+
 at::Tensor TransformedInput(const at::Tensor& images) {
   constexpr double kMean[] = {0.485, 0.456, 0.406}, kDeviation[] = {0.229, 0.224, 0.225};
   std::vector<at::Tensor> channels;
@@ -128,6 +158,29 @@ int64_t MakeDivisible(double value, int64_t divisor) {
   const auto rounded = static_cast<int64_t>(value + static_cast<double>(divisor) / 2);
   const int64_t nearest = std::max(divisor, rounded / divisor * divisor);
   return static_cast<double>(nearest) < 0.9 * value ? nearest + divisor : nearest;
+}
+
+at::Tensor ResidualLayers::forward(const at::Tensor& input) {
+  at::Tensor result = block_->forward(input);
+  if (residual_) result += input;
+  return result;
+}
+
+at::Tensor PooledClassifier::forward(const at::Tensor& input) {
+  const at::Tensor x = avgpool_->forward(features_->forward(input));
+  return classifier_->forward(at::flatten(x, 1));
+}
+
+at::Tensor InceptionNetwork::forward(const at::Tensor& input) {
+  at::Tensor x = transform_input_ ? TransformedInput(input) : input;
+  for (torch::nn::AnyModule& part : body_) x = part.forward(std::move(x));
+  return fc_->forward(at::flatten(avgpool_->forward(x), 1));
+}
+
+void InceptionNetwork::AddHead(int64_t channels, int64_t num_classes) {
+  avgpool_ = register_module("avgpool", GlobalPool());
+  register_module("dropout", torch::nn::Dropout());
+  fc_ = register_module("fc", torch::nn::Linear(channels, num_classes));
 }
 
 }  // namespace sconce::models

@@ -10,8 +10,10 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "models/architecture.h"
 #include "models/foldable_norm.h"
 #include "models/module_net.h"
@@ -93,6 +95,35 @@ class BasicConvolutionImpl final : public torch::nn::Module {
 };
 TORCH_MODULE(BasicConvolution);
 
+// A block whose input is added to what its layers give, where that keeps the shape.
+class ResidualLayers : public torch::nn::Module {
+ public:
+  at::Tensor forward(const at::Tensor& input);
+
+ protected:
+  explicit ResidualLayers(bool residual) : residual_(residual) {
+    block_ = register_module("block", Layers());
+  }
+
+  Layers block_{nullptr};
+
+ private:
+  const bool residual_;
+};
+
+// A classifier of three parts: features, a pooling of them, and layers upon that. Those who derive
+// from it register them, in their order.
+class PooledClassifier : public torch::nn::Module {
+ public:
+  at::Tensor forward(const at::Tensor& input);
+
+ protected:
+  PooledClassifier() = default;
+
+  Layers features_{nullptr}, classifier_{nullptr};
+  torch::nn::AdaptiveAvgPool2d avgpool_{nullptr};
+};
+
 // The parameter transform_input of the networks that torchvision ported from TensorFlow.
 ParameterSpec TransformInput();
 
@@ -102,6 +133,39 @@ std::string TransformInputAssumption(absl::string_view family, const Parameters&
 // transform_input: the images, normalised with ImageNet's statistics, normalised as TensorFlow's
 // networks want them instead.
 at::Tensor TransformedInput(const at::Tensor& images);
+
+// Heads that are of use in training alone. Of weights whose last layer was replaced, they may still
+// have the classes of before. The parameters aux_logits (whether the weights have `heads`) and
+// aux_classes; what the last layer's weight (`name`) tells of both; and their number of classes.
+ParameterSpec AuxiliaryHeads(absl::string_view heads);
+ParameterSpec AuxiliaryClassesSpec();
+void InferAuxiliaryHeads(absl::Span<const NamedShape> state, absl::string_view name,
+                         Parameters& parameters);
+int64_t AuxiliaryClasses(const Parameters& parameters);
+
+// What GoogLeNet and Inception v3 have in common: a body of named parts, each run on what the one
+// before gave, and a linear layer upon their average.
+class InceptionNetwork : public torch::nn::Module {
+ public:
+  at::Tensor forward(const at::Tensor& input);
+
+ protected:
+  explicit InceptionNetwork(bool transform_input) : transform_input_(transform_input) {}
+
+  template <typename Part>
+  void Add(const std::string& name, Part part) {
+    body_.emplace_back(register_module(name, std::move(part)));
+  }
+
+  // The last parts.
+  void AddHead(int64_t channels, int64_t num_classes);
+
+ private:
+  const bool transform_input_;
+  std::vector<torch::nn::AnyModule> body_;
+  torch::nn::AdaptiveAvgPool2d avgpool_{nullptr};
+  torch::nn::Linear fc_{nullptr};
+};
 
 // The multiple of `divisor` nearest to `value`, but no less than nine tenths of it.
 int64_t MakeDivisible(double value, int64_t divisor);

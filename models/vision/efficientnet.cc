@@ -1,6 +1,5 @@
 // EfficientNet B0 to B7 and V2 as torchvision has them, with its parameter names. V2 differs in
 // that its first stages have fused blocks.
-#include <ATen/ops/flatten.h>
 
 #include <algorithm>
 #include <cmath>
@@ -25,10 +24,10 @@ struct EfficientNetStage {
 
 // Widened, filtered channel by channel, weighed and narrowed; the fused kind widens and filters in
 // one convolution and weighs nothing.
-class EfficientNetBlock final : public nn::Module {
+class EfficientNetBlock final : public ResidualLayers {
  public:
   EfficientNetBlock(const EfficientNetStage& stage, int64_t in, int64_t stride, double eps)
-      : residual_(stride == 1 && in == stage.width) {
+      : ResidualLayers(stride == 1 && in == stage.width) {
     const int64_t expanded =
         MakeDivisible(static_cast<double>(in * stage.expansion), kEfficientNetDivisor);
     const auto add = [&](int64_t from, int64_t to, int64_t kernel, int64_t stride_of,
@@ -37,7 +36,6 @@ class EfficientNetBlock final : public nn::Module {
           ConvNormActivation(Convolution(from, to, kernel, stride_of, groups),
                              activated ? std::optional(ActivationKind::kSilu) : std::nullopt, eps));
     };
-    block_ = register_module("block", Layers());
     if (stage.fused) {
       if (expanded == in) {
         add(in, stage.width, stage.kernel, stride, 1, true);
@@ -55,16 +53,6 @@ class EfficientNetBlock final : public nn::Module {
     }
     register_module("stochastic_depth", nn::Identity());
   }
-
-  at::Tensor forward(const at::Tensor& input) {
-    at::Tensor result = block_->forward(input);
-    if (residual_) result += input;
-    return result;
-  }
-
- private:
-  const bool residual_;
-  Layers block_{nullptr};
 };
 
 std::vector<EfficientNetStage> EfficientNetStages(const Parameters& parameters) {
@@ -96,7 +84,7 @@ Parameters EfficientNetParameters(const std::vector<EfficientNetStage>& stages, 
           {"stem_width", stem_width},      {"last_width", last_width}};
 }
 
-class EfficientNetModule final : public nn::Module {
+class EfficientNetModule final : public PooledClassifier {
  public:
   explicit EfficientNetModule(const Parameters& parameters) {
     const double eps = Get<double>(parameters, "eps");
@@ -121,15 +109,6 @@ class EfficientNetModule final : public nn::Module {
         "classifier",
         Layers(nn::Dropout(), nn::Linear(last_width, Get<int64_t>(parameters, "num_classes"))));
   }
-
-  at::Tensor forward(const at::Tensor& input) {
-    const at::Tensor x = avgpool_->forward(features_->forward(input));
-    return classifier_->forward(at::flatten(x, 1));
-  }
-
- private:
-  Layers features_{nullptr}, classifier_{nullptr};
-  nn::AdaptiveAvgPool2d avgpool_{nullptr};
 };
 
 // B0 with its widths and depths multiplied.

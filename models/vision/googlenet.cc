@@ -1,7 +1,6 @@
 // GoogLeNet (Inception v1) as torchvision has it, with its parameter names. Its auxiliary heads, of
 // use in training alone, are there where the weights have them.
 #include <ATen/ops/cat.h>
-#include <ATen/ops/flatten.h>
 
 #include <utility>
 
@@ -61,10 +60,10 @@ class GoogLeNetAuxiliaryHead final : public nn::Module {
   }
 };
 
-class GoogLeNetModule final : public nn::Module {
+class GoogLeNetModule final : public InceptionNetwork {
  public:
   explicit GoogLeNetModule(const Parameters& parameters)
-      : transform_input_(Get<bool>(parameters, "transform_input")) {
+      : InceptionNetwork(Get<bool>(parameters, "transform_input")) {
     const int64_t num_classes = Get<int64_t>(parameters, "num_classes");
     Add("conv1", GoogLeNetConvolution(3, 64, 7, 2));
     Add("maxpool1", MaxPool(3, 2, 0, /*ceil_mode=*/true));
@@ -88,31 +87,12 @@ class GoogLeNetModule final : public nn::Module {
     inception("inception5a", {256, 160, 320, 32, 128, 128});
     inception("inception5b", {384, 192, 384, 48, 128, 128});
     if (Get<bool>(parameters, "aux_logits")) {
-      register_module("aux1", std::make_shared<GoogLeNetAuxiliaryHead>(512, num_classes));
-      register_module("aux2", std::make_shared<GoogLeNetAuxiliaryHead>(528, num_classes));
+      const int64_t aux_classes = AuxiliaryClasses(parameters);
+      register_module("aux1", std::make_shared<GoogLeNetAuxiliaryHead>(512, aux_classes));
+      register_module("aux2", std::make_shared<GoogLeNetAuxiliaryHead>(528, aux_classes));
     }
-    avgpool_ = register_module("avgpool", GlobalPool());
-    register_module("dropout", nn::Dropout());
-    fc_ = register_module("fc", nn::Linear(channels, num_classes));
+    AddHead(channels, num_classes);
   }
-
-  at::Tensor forward(const at::Tensor& input) {
-    at::Tensor x = transform_input_ ? TransformedInput(input) : input;
-    for (nn::AnyModule& part : body_) x = part.forward(std::move(x));
-    return fc_->forward(at::flatten(avgpool_->forward(x), 1));
-  }
-
- private:
-  // A part of the body, in which each is run on what the one before gave.
-  template <typename Part>
-  void Add(const std::string& name, Part part) {
-    body_.emplace_back(register_module(name, std::move(part)));
-  }
-
-  const bool transform_input_;
-  std::vector<nn::AnyModule> body_;
-  nn::AdaptiveAvgPool2d avgpool_{nullptr};
-  nn::Linear fc_{nullptr};
 };
 
 class GoogLeNetFamily final : public Family {
@@ -127,7 +107,7 @@ class GoogLeNetFamily final : public Family {
       return absl::NotFoundError("no convolution at inception3a.branch1.conv");
     }
     Inference inference{NumClasses(state, "fc.weight")};
-    inference.parameters["aux_logits"] = Find(state, "aux1.conv.conv.weight") != nullptr;
+    InferAuxiliaryHeads(state, "aux1.fc2.weight", inference.parameters);
     inference.assumed = TransformInputAssumption(name(), configured);
     return inference;
   }
@@ -138,12 +118,9 @@ class GoogLeNetFamily final : public Family {
   }
 
  private:
-  const std::vector<ParameterSpec> parameters_ = WithImageClassifierParameters(
-      15, {{.name = "aux_logits",
-            .type = ParameterSpec::Type::kBool,
-            .default_value = false,
-            .meaning = "whether the weights have the auxiliary heads aux1 and aux2"},
-           TransformInput()});
+  const std::vector<ParameterSpec> parameters_ =
+      WithImageClassifierParameters(15, {AuxiliaryHeads("the auxiliary heads aux1 and aux2"),
+                                         AuxiliaryClassesSpec(), TransformInput()});
   const std::vector<Variant> variants_;
 };
 

@@ -2,7 +2,6 @@
 // training alone, is there where the weights have it.
 #include <ATen/ops/avg_pool2d.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/flatten.h>
 #include <ATen/ops/max_pool2d.h>
 
 #include <utility>
@@ -137,10 +136,10 @@ class InceptionAuxiliaryHead final : public nn::Module {
   }
 };
 
-class InceptionModule final : public nn::Module {
+class InceptionModule final : public InceptionNetwork {
  public:
   explicit InceptionModule(const Parameters& parameters)
-      : transform_input_(Get<bool>(parameters, "transform_input")) {
+      : InceptionNetwork(Get<bool>(parameters, "transform_input")) {
     const int64_t num_classes = Get<int64_t>(parameters, "num_classes");
     const auto convolution = [](int64_t in, int64_t out, int64_t kernel) {
       return BasicConvolution(nn::Conv2dOptions(in, out, kernel));
@@ -161,33 +160,14 @@ class InceptionModule final : public nn::Module {
     Add("Mixed_6d", std::make_shared<InceptionC>(768, 160));
     Add("Mixed_6e", std::make_shared<InceptionC>(768, 192));
     if (Get<bool>(parameters, "aux_logits")) {
-      register_module("AuxLogits", std::make_shared<InceptionAuxiliaryHead>(768, num_classes));
+      const int64_t aux_classes = AuxiliaryClasses(parameters);
+      register_module("AuxLogits", std::make_shared<InceptionAuxiliaryHead>(768, aux_classes));
     }
     Add("Mixed_7a", std::make_shared<InceptionD>(768));
     Add("Mixed_7b", std::make_shared<InceptionE>(1280));
     Add("Mixed_7c", std::make_shared<InceptionE>(2048));
-    avgpool_ = register_module("avgpool", GlobalPool());
-    register_module("dropout", nn::Dropout());
-    fc_ = register_module("fc", nn::Linear(2048, num_classes));
+    AddHead(2048, num_classes);
   }
-
-  at::Tensor forward(const at::Tensor& input) {
-    at::Tensor x = transform_input_ ? TransformedInput(input) : input;
-    for (nn::AnyModule& part : body_) x = part.forward(std::move(x));
-    return fc_->forward(at::flatten(avgpool_->forward(x), 1));
-  }
-
- private:
-  // A part of the body, in which each is run on what the one before gave.
-  template <typename Part>
-  void Add(const std::string& name, Part part) {
-    body_.emplace_back(register_module(name, std::move(part)));
-  }
-
-  const bool transform_input_;
-  std::vector<nn::AnyModule> body_;
-  nn::AdaptiveAvgPool2d avgpool_{nullptr};
-  nn::Linear fc_{nullptr};
 };
 
 class InceptionFamily final : public Family {
@@ -202,7 +182,7 @@ class InceptionFamily final : public Family {
       return absl::NotFoundError("no convolution at Mixed_5b.branch1x1.conv");
     }
     Inference inference{NumClasses(state, "fc.weight")};
-    inference.parameters["aux_logits"] = Find(state, "AuxLogits.fc.weight") != nullptr;
+    InferAuxiliaryHeads(state, "AuxLogits.fc.weight", inference.parameters);
     inference.assumed = TransformInputAssumption(name(), configured);
     return inference;
   }
@@ -215,11 +195,7 @@ class InceptionFamily final : public Family {
  private:
   const std::vector<ParameterSpec> parameters_ = WithImageClassifierParameters(
       75,
-      {{.name = "aux_logits",
-        .type = ParameterSpec::Type::kBool,
-        .default_value = false,
-        .meaning = "whether the weights have the auxiliary head AuxLogits"},
-       TransformInput()},
+      {AuxiliaryHeads("the auxiliary head AuxLogits"), AuxiliaryClassesSpec(), TransformInput()},
       /*default_image=*/299);
   const std::vector<Variant> variants_;
 };

@@ -1,5 +1,4 @@
 // MobileNet v3 as torchvision has it, with its parameter names.
-#include <ATen/ops/flatten.h>
 
 #include <algorithm>
 #include <utility>
@@ -22,12 +21,11 @@ struct MobileNetV3Shape {
   int64_t stride;
 };
 
-class MobileNetV3Block final : public nn::Module {
+class MobileNetV3Block final : public ResidualLayers {
  public:
   MobileNetV3Block(const MobileNetV3Shape& shape, int64_t in, ActivationKind activation)
-      : residual_(shape.stride == 1 && in == shape.width) {
+      : ResidualLayers(shape.stride == 1 && in == shape.width) {
     const int64_t expanded = shape.expanded;
-    block_ = register_module("block", Layers());
     if (expanded != in) {
       block_->push_back(
           ConvNormActivation(Convolution(in, expanded, 1), activation, kMobileNetV3Eps));
@@ -43,16 +41,6 @@ class MobileNetV3Block final : public nn::Module {
     block_->push_back(
         ConvNormActivation(Convolution(expanded, shape.width, 1), std::nullopt, kMobileNetV3Eps));
   }
-
-  at::Tensor forward(const at::Tensor& input) {
-    at::Tensor result = block_->forward(input);
-    if (residual_) result += input;
-    return result;
-  }
-
- private:
-  const bool residual_;
-  Layers block_{nullptr};
 };
 
 std::vector<MobileNetV3Shape> MobileNetV3Shapes(const Parameters& parameters) {
@@ -83,7 +71,7 @@ Parameters MobileNetV3Parameters(const std::vector<MobileNetV3Shape>& shapes, in
           {"last_width", last_width},      {"hidden_width", hidden_width}};
 }
 
-class MobileNetV3Module final : public nn::Module {
+class MobileNetV3Module final : public PooledClassifier {
  public:
   explicit MobileNetV3Module(const Parameters& parameters) {
     const std::vector<MobileNetV3Shape> shapes = MobileNetV3Shapes(parameters);
@@ -107,15 +95,6 @@ class MobileNetV3Module final : public nn::Module {
         Layers(nn::Linear(last_width, hidden_width), Activation(ActivationKind::kHardswish),
                nn::Dropout(), nn::Linear(hidden_width, Get<int64_t>(parameters, "num_classes"))));
   }
-
-  at::Tensor forward(const at::Tensor& input) {
-    const at::Tensor x = avgpool_->forward(features_->forward(input));
-    return classifier_->forward(at::flatten(x, 1));
-  }
-
- private:
-  Layers features_{nullptr}, classifier_{nullptr};
-  nn::AdaptiveAvgPool2d avgpool_{nullptr};
 };
 
 // `relu_blocks`: as many blocks have ReLU, the rest Hardswish.

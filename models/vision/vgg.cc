@@ -1,5 +1,4 @@
 // VGG-11 to -19, with and without batch norm, as torchvision has them, with its parameter names.
-#include <ATen/ops/flatten.h>
 
 #include <utility>
 
@@ -16,7 +15,7 @@ namespace nn = torch::nn;
 constexpr int64_t kVggPooling = 0;
 constexpr int64_t kVggPooledSize = 7;
 
-class VggModule final : public nn::Module {
+class VggModule final : public PooledClassifier {
  public:
   explicit VggModule(const Parameters& parameters) {
     const int64_t hidden = Get<int64_t>(parameters, "hidden_width");
@@ -42,15 +41,6 @@ class VggModule final : public nn::Module {
                              nn::Dropout(), nn::Linear(hidden, hidden), relu(), nn::Dropout(),
                              nn::Linear(hidden, Get<int64_t>(parameters, "num_classes"))));
   }
-
-  at::Tensor forward(const at::Tensor& input) {
-    const at::Tensor x = avgpool_->forward(features_->forward(input));
-    return classifier_->forward(at::flatten(x, 1));
-  }
-
- private:
-  Layers features_{nullptr}, classifier_{nullptr};
-  nn::AdaptiveAvgPool2d avgpool_{nullptr};
 };
 
 // The five stages of that many convolutions, each stage ended by a pooling.

@@ -200,6 +200,8 @@ CLI::App* AddSummary(CLI::App& app, tools::SummaryOptions& options) {
                    "With --importance: inputs by name, in any format of weights; ranks by mean "
                    "absolute output as well.")
       ->type_name("FILE");
+  summary->add_flag("--allow-native-code", options.allow_native_code,
+                    "Run machine code that the model brings: plugin.so and AOTInductor packages.");
   return summary;
 }
 

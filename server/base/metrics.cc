@@ -120,6 +120,14 @@ class ModelMetrics::Families {
                                "by device and kind: weights, workspace, graphs, staging "
                                "(page-locked memory of the host).")
                          .Register(r)),
+        prepared_deviation(
+            BuildGauge()
+                .Name("sconce_prepared_deviation")
+                .Help("Largest deviation of the outputs of a version that was prepared (folded, "
+                      "cast, laid out anew) from those of the same weights unprepared, as measured "
+                      "when it was loaded, by device and measure: absolute, or relative to the "
+                      "largest output.")
+                .Register(r)),
         device_memory(BuildGauge()
                           .Name("sconce_device_memory_bytes")
                           .Help("Memory of a device, by state: used, total. For the CPU, used is "
@@ -160,6 +168,7 @@ class ModelMetrics::Families {
   prometheus::Family<prometheus::Gauge>& serving_version;
   prometheus::Family<prometheus::Gauge>& device_lost;
   prometheus::Family<prometheus::Gauge>& model_memory;
+  prometheus::Family<prometheus::Gauge>& prepared_deviation;
   prometheus::Family<prometheus::Gauge>& device_memory;
   prometheus::Family<prometheus::Gauge>& device_utilisation;
   prometheus::Family<prometheus::Gauge>& device_temperature;
@@ -270,6 +279,23 @@ void ModelMetrics::SetMemory(const std::vector<ModelMemory>& memory) {
     memory_.push_back(&families_->model_memory.Add(
         {{"model", model_}, {"device", part.device}, {"kind", part.kind}}));
     memory_.back()->Set(static_cast<double>(part.bytes));
+  }
+}
+
+void ModelMetrics::SetDeviations(const std::vector<VersionDeviation>& deviations) {
+  MutexLock lock(&mutex_);
+  for (prometheus::Gauge* const gauge : deviations_) families_->prepared_deviation.Remove(gauge);
+  deviations_.clear();
+  for (const VersionDeviation& deviation : deviations) {
+    for (const auto& [measure, value] :
+         {std::pair("absolute", deviation.absolute), {"relative", deviation.relative}}) {
+      deviations_.push_back(
+          &families_->prepared_deviation.Add({{"model", model_},
+                                              {"version", std::to_string(deviation.version)},
+                                              {"device", deviation.device},
+                                              {"measure", measure}}));
+      deviations_.back()->Set(value);
+    }
   }
 }
 

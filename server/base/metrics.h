@@ -60,6 +60,14 @@ struct ModelMemory {
   int64_t bytes = 0;
 };
 
+// How far a version that answers is from its network unprepared.
+struct VersionDeviation {
+  int64_t version = 0;
+  std::string device;
+  double absolute = 0;
+  double relative = 0;
+};
+
 // The handles of one model.
 class ModelMetrics {
  public:
@@ -81,6 +89,8 @@ class ModelMetrics {
   void SetServingVersion(int64_t version, const std::string& weights_id);
   // Replaces the series of the version served so far.
   void SetMemory(const std::vector<ModelMemory>& memory);
+  // Replaces the series of the versions that answered so far.
+  void SetDeviations(const std::vector<VersionDeviation>& deviations);
 
  private:
   friend class Metrics;
@@ -104,6 +114,7 @@ class ModelMetrics {
   Mutex mutex_;
   prometheus::Gauge* serving_version_ ABSL_GUARDED_BY(mutex_) = nullptr;
   std::vector<prometheus::Gauge*> memory_ ABSL_GUARDED_BY(mutex_);
+  std::vector<prometheus::Gauge*> deviations_ ABSL_GUARDED_BY(mutex_);
 };
 
 class Metrics {

@@ -10,8 +10,8 @@
 namespace sconce {
 
 struct DeviceFootprint {
-  std::string device;  // "cuda:0"
-  int64_t weights_bytes = 0;
+  std::string device;         // "cuda:0"
+  int64_t weights_bytes = 0;  // with the constants of the network
   // The most that batches took at a time; 0 on the CPU, where it is not measured.
   int64_t workspace_bytes = 0;
   int64_t graphs_bytes = 0;

@@ -7,6 +7,7 @@
 #include <new>
 
 #include "absl/strings/str_cat.h"
+#include "models/net.h"
 
 namespace sconce {
 namespace {
@@ -32,6 +33,8 @@ absl::Status StatusOfException(const std::string& device) {
     const std::string message = absl::StrCat(device, ": ", FirstLine(e.what()));
     return e.get_error_code() == kAcceleratorOutOfMemory ? absl::ResourceExhaustedError(message)
                                                          : absl::InternalError(message);
+  } catch (const models::InvalidInput& e) {
+    return absl::InvalidArgumentError(FirstLine(e.what()));
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(absl::StrCat(device, ": out of host memory"));
   } catch (const std::exception& e) {

@@ -11,7 +11,8 @@
 namespace sconce {
 
 // The exception that is being handled: RESOURCE_EXHAUSTED where memory of the device or of the
-// host, page-locked or not, ran out; INTERNAL otherwise. The message begins with `device`.
+// host, page-locked or not, ran out; INVALID_ARGUMENT where the network says so of its inputs;
+// INTERNAL otherwise. But for the inputs, the message begins with `device`.
 // REQUIRES: called in a catch block.
 absl::Status StatusOfException(const std::string& device);
 

@@ -96,8 +96,11 @@ class Admitting {
       DeviceState& state = states.emplace_back();
       state.name = device.str();
       state.model_bytes = parts_.ledger->WeightsBytes(request_.model, state.name);
-      state.weights_bytes = structure_.plan.weights_bytes + structure_.plan.scratch_bytes;
-      state.shared_bytes = SharedOn(device);
+      // Weights are cast before any is folded.
+      state.weights_bytes =
+          structure_.plan.weights_bytes +
+          std::max(structure_.plan.scratch_bytes, structure_.folding.scratch_bytes);
+      state.shared_bytes = SharedOn(device) - FoldedBesideOn(device);
       if (device.is_cpu()) {
         const std::optional<HostMemory> memory = parts_.host_memory.Free();
         if (!memory.has_value()) continue;
@@ -106,6 +109,7 @@ class Admitting {
         continue;
       }
       state.is_accelerator = true;
+      state.weights_bytes += structure_.constant_bytes;
       state.number = device.index();
       state.lost = parts_.health->LostBecause(state.name);
       state.replica_bytes = replica_bytes[state.name];
@@ -126,6 +130,11 @@ class Admitting {
     const int64_t new_bytes =
         admitted_.survey->new_bytes(static_cast<size_t>(found - surveyed_.begin()));
     return std::max<int64_t>(structure_.plan.weights_bytes - new_bytes, 0);
+  }
+
+  // What is folded of weights that others have, too, is made beside these.
+  int64_t FoldedBesideOn(c10::Device device) const {
+    return std::min(structure_.folding.made_bytes, SharedOn(device));
   }
 
   absl::Status Survey() {
@@ -153,7 +162,13 @@ class Admitting {
       if (!device.is_cpu()) continue;
       admitted_.reserved =
           parts_.host_memory.Reserve(structure_.plan.weights_bytes - SharedOn(device));
-      if (!admitted_.reserved.has_value()) return false;
+      admitted_.reserved_to_fold =
+          parts_.host_memory.Reserve(structure_.folding.scratch_bytes + FoldedBesideOn(device));
+      if (!admitted_.reserved.has_value() || !admitted_.reserved_to_fold.has_value()) {
+        admitted_.reserved.reset();
+        admitted_.reserved_to_fold.reset();
+        return false;
+      }
     }
     return true;
   }

@@ -29,6 +29,8 @@ struct AdmittedLoad {
   std::unique_ptr<WeightsSurvey> survey;  // of the live version's devices where it is in place
   // What the weights will take of the host's memory.
   std::optional<HostMemoryBudget::Reservation> reserved;
+  // What folding will take of it beside them.
+  std::optional<HostMemoryBudget::Reservation> reserved_to_fold;
 };
 
 // Those that a model of that configuration may be placed on.

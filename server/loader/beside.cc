@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <iterator>
 #include <optional>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,10 +18,9 @@
 #include "server/loader/deviation.h"
 #include "server/loader/fold_norms.h"
 #include "server/loader/proofs.h"
+#include "server/loader/unprepared.h"
 #include "server/loader/version_memory.h"
 #include "server/loader/warm_up.h"
-#include "server/weights/load_state_dict.h"
-#include "server/weights/state_dict.h"
 
 namespace sconce {
 namespace {
@@ -61,6 +59,8 @@ struct Place {
   bool named = false;
   std::shared_ptr<models::Net> net;
   std::vector<std::shared_ptr<TorchReplica>> replicas;
+  // What folding changed, where it was compared on the device itself.
+  std::optional<PreparedDeviation> folded;
 };
 
 class Loading {
@@ -72,7 +72,8 @@ class Loading {
         structure_(structure),
         admitted_(std::move(admitted)),
         lanes_(lanes),
-        version_(std::move(structure.version)) {
+        version_(std::move(structure.version)),
+        probes_(IsPrepared(structure) ? ProbesFor(structure) : std::vector<Sample>{}) {
     for (const Placement::OnDevice& on : admitted_.placement.devices) {
       Place& place = places_.emplace_back();
       place.device = parts.devices[on.device];
@@ -91,7 +92,8 @@ class Loading {
     const auto first = std::find_if(devices.begin(), devices.end(),
                                     [](c10::Device device) { return !device.is_cpu(); });
     // Before memory is taken, so that its cache goes back where the load fails, too.
-    memory_ = std::make_shared<VersionMemory>(parts_, structure_.signature, first != devices.end());
+    memory_ = std::make_shared<VersionMemory>(parts_, structure_.signature,
+                                              structure_.constant_bytes, first != devices.end());
     version_->resources = memory_;
     const bool direct_storage = parts_.direct_storage && first != devices.end();
     DirectReads direct;
@@ -126,21 +128,28 @@ class Loading {
   }
 
   absl::Status Prepare() {
+    const ExecutionOptions& execution = structure_.signature.execution;
+    if (DiffersFromFile(execution)) {
+      unprepared_.emplace(AnswerUnprepared(structure_, request_.config.strict, probes_,
+                                           parts_.host_memory, parts_.lanes.get()));
+    }
     for (Place& place : places_) {
       absl::Status prepared = Guarded(place.device.str(), [&] {
         place.net->Eval(place.device);
-        if (structure_.signature.execution.fold_batch_norm) {
-          if (absl::Status folded = Fold(place); !folded.ok()) return folded;
-        }
+        if (execution.fold_batch_norm) Fold(place);
         const std::shared_ptr<const models::Net> net = std::move(place.net);
         for (int32_t i = 0; i < place.count; ++i) {
-          place.replicas.push_back(std::make_shared<TorchReplica>(
-              net, place.device, structure_.signature.execution, parts_.health));
+          place.replicas.push_back(
+              std::make_shared<TorchReplica>(net, place.device, execution, parts_.health));
         }
         return absl::OkStatus();
       });
       if (!prepared.ok()) return prepared;
     }
+    admitted_.reserved_to_fold.reset();
+    const ResidentWeights& weights = *memory_->resident().front();
+    version_->weights_bytes = weights.size_bytes() + structure_.folding.made_bytes;
+    version_->shared_bytes = weights.shared_bytes();
     return absl::OkStatus();
   }
 
@@ -158,17 +167,13 @@ class Loading {
       if (refused.ok()) refused = std::move(warm);
     }
     if (version_->replicas.empty()) return refused;
-    if (absl::Status compared = CompareWithPlain(); !compared.ok()) {
-      Note(absl::StrCat("not compared with FP32: ", std::string(compared.message())));
-    }
+    if (unprepared_.has_value()) Compare();
     return absl::OkStatus();
   }
 
   absl::Status Check() {
-    const bool on_cpu = std::any_of(version_->replicas.begin(), version_->replicas.end(),
-                                    [](const auto& replica) { return replica->device() == "cpu"; });
     std::optional<LoadLanes::Hold> computing;
-    if (on_cpu) computing.emplace(parts_.lanes.get(), Cpu());
+    if (IsOnCpu()) computing.emplace(parts_.lanes.get(), Cpu());
     return CheckAnswers(request_, structure_, version_->replicas, [&computing] {
       if (computing.has_value()) computing->Yield();
     });
@@ -177,92 +182,77 @@ class Loading {
   std::unique_ptr<ModelVersion> Take() { return std::move(version_); }
 
  private:
+  static bool IsPrepared(const WeightsStructure& structure) {
+    const ExecutionOptions& execution = structure.signature.execution;
+    return execution.fold_batch_norm || DiffersFromFile(execution);
+  }
+
   static std::vector<c10::Device> Cpu() { return {c10::Device(c10::DeviceType::CPU)}; }
 
   void Note(const std::string& text) { absl::StrAppend(&version_->provenance, "; ", text); }
 
-  // What the network answers before and after is compared, on its device.
-  absl::Status Fold(Place& place) {
+  // What the network answers before and after is compared, on its device, where it can be run
+  // before; the load goes on without.
+  void Fold(Place& place) {
     const size_t pairs = place.net->NormPairs().size();
     if (pairs == 0) {
       if (&place == &places_.front()) Note("no batch norm follows a convolution: none folded");
-      return absl::OkStatus();
+      return;
     }
-    const auto before = AnswersOf(place);
-    if (!before.ok()) return before.status();
+    std::optional<absl::StatusOr<Answers>> before;
+    if (!unprepared_.has_value()) before.emplace(AnswersOf(place));
+    FoldBatchNorms(*place.net, ResidentOn(place.device), structure_.form.floating);
+    memory_->AddMade(place.device, structure_.folding.made_bytes);
+    std::string text = absl::StrCat(place.device.str(), " folded ", pairs, " batch norms");
+    if (before.has_value()) {
+      PreparedDeviation& deviation = place.folded.emplace();
+      deviation.device = place.device.str();
+      const absl::StatusOr<Answers> after = before->ok() ? AnswersOf(place) : before->status();
+      if (after.ok()) {
+        const Deviation largest = LargestDeviation(**before, *after);
+        deviation.absolute = largest.absolute;
+        deviation.relative = largest.relative;
+        absl::StrAppend(&text, ", which changes outputs by at most ", Text(largest));
+      } else {
+        deviation.not_measured = std::string(after.status().message());
+        absl::StrAppend(&text, ", not compared: ", deviation.not_measured);
+      }
+    }
+    Note(text);
+  }
+
+  // With what the file's own weights answer.
+  void Compare() {
+    std::optional<LoadLanes::Hold> computing;
+    if (IsOnCpu()) computing.emplace(parts_.lanes.get(), Cpu());
+    version_->deviations = CompareReplicas(version_->replicas, probes_, *unprepared_);
+    for (const PreparedDeviation& deviation : version_->deviations) {
+      Note(ComparisonText(deviation));
+    }
+  }
+
+  bool IsOnCpu() const {
+    return std::any_of(version_->replicas.begin(), version_->replicas.end(),
+                       [](const auto& replica) { return replica->device() == "cpu"; });
+  }
+
+  const ResidentWeights& ResidentOn(c10::Device device) const {
     const VersionMemory::Resident& resident = memory_->resident();
-    FoldBatchNorms(*place.net, *resident[static_cast<size_t>(&place - places_.data())]);
-    const auto after = AnswersOf(place);
-    if (!after.ok()) return after.status();
-    Note(absl::StrCat(place.device.str(), " folded ", pairs, " batch norms, which changes outputs ",
-                      "by at most ", Text(LargestDeviation(*before, *after))));
-    return absl::OkStatus();
-  }
-
-  // What other numbers and another layout change, by the answers of the same weights in FP32 on the
-  // CPU. Once for a network: a swap does not wait for it.
-  absl::Status CompareWithPlain() {
-    const ExecutionOptions& execution = structure_.signature.execution;
-    if (execution.precision == Precision::kFp32 && !execution.channels_last) {
-      return absl::OkStatus();
-    }
-    if (parts_.compared.Has(*version_)) return absl::OkStatus();
-    parts_.compared.Add(*version_);
-    return Guarded("cpu", [&] { return CompareAll(execution); });
-  }
-
-  absl::Status CompareAll(const ExecutionOptions& execution) {
-    const auto layout = DescribeState(*structure_.checkpoint);
-    if (!layout.ok()) return layout.status();
-    // What was saved in another type is there twice for a moment.
-    const auto reserved = parts_.host_memory.Reserve(2 * layout->size_bytes);
-    if (!reserved.has_value()) return absl::ResourceExhaustedError("the host has no memory for it");
-    const auto state = ReadStateDict(*structure_.checkpoint);
-    if (!state.ok()) return state.status();
-    auto net = structure_.NewNet();
-    if (!net.ok()) return net.status();
-    const auto loaded = LoadStateDict(**net, *state, {.strict = request_.config.strict});
-    if (!loaded.ok()) return loaded.status();
-    const LoadLanes::Hold computing(parts_.lanes.get(), Cpu());
-    (*net)->Eval(Cpu().front());
-    ExecutionOptions plain;
-    plain.normalise = execution.normalise;
-    plain.reshape_inputs = execution.reshape_inputs;
-    plain.reshape_outputs = execution.reshape_outputs;
-    const std::vector<Sample> probes = Probes();
-    TorchReplica replica(*std::move(net), Cpu().front(), plain, nullptr);
-    const auto expected = AnswerProbes(replica, probes);
-    if (!expected.ok()) return expected.status();
-    std::set<std::string> asked;
-    for (const auto& prepared : version_->replicas) {
-      if (!asked.insert(prepared->device()).second) continue;
-      const auto got = AnswerProbes(*prepared, probes);
-      if (!got.ok()) return got.status();
-      Note(absl::StrCat(prepared->device(), " differs from FP32 on the CPU by at most ",
-                        Text(LargestDeviation(*expected, *got))));
-    }
-    return absl::OkStatus();
+    return **std::find_if(resident.begin(), resident.end(),
+                          [&](const auto& weights) { return weights->device() == device; });
   }
 
   absl::StatusOr<Answers> AnswersOf(const Place& place) {
     std::optional<LoadLanes::Hold> computing;
     if (place.device.is_cpu()) computing.emplace(parts_.lanes.get(), Cpu());
     TorchReplica replica(place.net, place.device, structure_.signature.execution, parts_.health);
-    return AnswerProbes(replica, Probes());
-  }
-
-  std::vector<Sample> Probes() const {
-    return MakeProbes(structure_.signature.served, structure_.signature.native, structure_.golden);
+    return AnswerProbes(replica, probes_);
   }
 
   absl::Status WarmUpOn(Place& place) {
     DeviceFootprint footprint;
     footprint.device = place.device.str();
-    const VersionMemory::Resident& resident = memory_->resident();
-    footprint.weights_bytes =
-        (*std::find_if(resident.begin(), resident.end(), [&](const auto& weights) {
-          return weights->device() == place.device;
-        }))->size_bytes();
+    footprint.weights_bytes = memory_->BytesOf(ResidentOn(place.device));
     std::optional<LoadLanes::Hold> computing;
     std::optional<MemoryMeter> meter;
     if (place.device.is_cpu()) {
@@ -292,6 +282,7 @@ class Loading {
     }
     Note(Text(footprint));
     version_->footprints.push_back(footprint);
+    if (place.folded.has_value()) version_->deviations.push_back(*place.folded);
     std::move(place.replicas.begin(), place.replicas.end(), std::back_inserter(version_->replicas));
     return absl::OkStatus();
   }
@@ -305,6 +296,9 @@ class Loading {
   std::shared_ptr<VersionMemory> memory_;
   std::unique_ptr<ModelVersion> version_;
   std::vector<Place> places_;
+  const std::vector<Sample> probes_;
+  // Of the file's weights, FP32 on the CPU; none: what is prepared is compared on its device.
+  std::optional<absl::StatusOr<Answers>> unprepared_;
 };
 
 }  // namespace

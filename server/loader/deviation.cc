@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "models/tied_sizes.h"
 #include "server/checkpoint/data/half_float.h"
 #include "server/registry/tensor_fill.h"
 
@@ -74,21 +75,31 @@ void FillByChance(const TensorSpec& spec, std::mt19937_64& random, absl::Span<st
   }
 }
 
-std::vector<int64_t> ShapeOf(const Signature& signature, const TensorSpec& spec,
-                             const TensorSpec& native) {
-  std::vector<int64_t> shape;
-  if (signature.rows.batched) shape.push_back(signature.rows.rows.minimum);
+std::vector<int64_t> SizesOf(const TensorSpec& spec, const TensorSpec& native) {
+  std::vector<int64_t> sizes;
   for (size_t d = 0; d < spec.dims.size(); ++d) {
     int64_t size = spec.dims[d];
     if (size == -1 && d < native.dims.size()) size = native.dims[d];
     if (size == -1) {
-      const models::Range range =
-          d < spec.rules.sizes.size() ? spec.rules.sizes[d] : models::Range{};
+      const models::Range range = spec.SizesOf(d);
       size = std::clamp(kAnySize, std::max<int64_t>(range.minimum, 1), range.maximum);
     }
-    shape.push_back(size);
+    sizes.push_back(size);
   }
-  return shape;
+  return sizes;
+}
+
+// Of all inputs.
+std::vector<std::vector<int64_t>> ShapesOf(const Signature& signature, const Signature& native) {
+  std::vector<std::vector<int64_t>> shapes;
+  for (size_t i = 0; i < signature.inputs.size(); ++i) {
+    shapes.push_back(SizesOf(signature.inputs[i], native.inputs[i]));
+  }
+  models::TieSizes(signature.inputs, shapes);
+  for (std::vector<int64_t>& shape : shapes) {
+    if (signature.rows.batched) shape.insert(shape.begin(), signature.rows.rows.minimum);
+  }
+  return shapes;
 }
 
 int64_t CountOf(const std::vector<int64_t>& shape) {
@@ -105,11 +116,12 @@ std::vector<Sample> MakeProbes(const Signature& signature, const Signature& nati
   std::mt19937_64 random;  // seeded alike every time
   Sample& by_chance = probes.emplace_back();
   by_chance.name = "numbers by chance";
+  const std::vector<std::vector<int64_t>> shapes = ShapesOf(signature, native);
   for (size_t i = 0; i < signature.inputs.size(); ++i) {
     const TensorSpec& spec = signature.inputs[i];
     KeptTensor& input = by_chance.inputs.emplace_back();
     input.dtype = spec.dtype;
-    input.shape = ShapeOf(signature, spec, native.inputs[i]);
+    input.shape = shapes[i];
     input.bytes.resize(CountOf(input.shape) * DTypeSize(spec.dtype));
     if (!input.bytes.empty()) FillByChance(spec, random, absl::MakeSpan(input.bytes));
   }

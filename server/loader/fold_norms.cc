@@ -6,7 +6,10 @@
 #include <c10/core/InferenceMode.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include <algorithm>
 #include <vector>
+
+#include "server/device/upload/upload_plan.h"
 
 namespace sconce {
 namespace {
@@ -16,7 +19,17 @@ struct Folded {
   at::Tensor bias;
 };
 
-Folded Fold(const models::NormPair& pair, const std::vector<models::NamedTensor>& state) {
+std::vector<size_t> TensorsOf(const models::NormPair& pair) {
+  std::vector<size_t> tensors = {pair.weight, pair.mean, pair.variance};
+  for (const auto& index : {pair.bias, pair.scale, pair.shift}) {
+    if (index.has_value()) tensors.push_back(*index);
+  }
+  return tensors;
+}
+
+// The layout in memory is that of the weights.
+Folded Fold(const models::NormPair& pair, const std::vector<models::NamedTensor>& state,
+            std::optional<c10::ScalarType> floating) {
   const auto number = [&](size_t i) { return state[i].tensor.to(at::kDouble); };
   const at::Tensor& weight = state[pair.weight].tensor;
   at::Tensor scale = number(pair.variance).add(pair.epsilon).rsqrt();
@@ -27,11 +40,11 @@ Folded Fold(const models::NormPair& pair, const std::vector<models::NamedTensor>
   if (pair.bias.has_value()) bias = bias.add(number(*pair.bias));
   bias = bias.mul(scale);
   if (pair.shift.has_value()) bias = bias.add(number(*pair.shift));
-  // The type and the layout in memory are those of the weights.
-  at::Tensor folded = at::empty_like(weight);
+  const c10::ScalarType type = floating.value_or(weight.scalar_type());
+  at::Tensor folded = at::empty_like(weight, weight.options().dtype(type));
   folded.copy_(
       weight.to(at::kDouble, /*non_blocking=*/false, /*copy=*/true).mul_(scale.view(by_channel)));
-  return {folded, bias.to(weight.scalar_type())};
+  return {folded, bias.to(type)};
 }
 
 void Await(c10::Device device) {
@@ -42,24 +55,45 @@ void Await(c10::Device device) {
 
 }  // namespace
 
-size_t FoldBatchNorms(models::Net& net, const ResidentWeights& weights) {
+FoldingMemory MemoryToFold(const models::Net& net, std::optional<c10::ScalarType> floating) {
+  FoldingMemory memory;
+  const std::vector<models::NamedTensor> state = net.State();
+  for (const models::NormPair& pair : net.NormPairs()) {
+    const at::Tensor& weight = state[pair.weight].tensor;
+    const auto size =
+        static_cast<int64_t>(c10::elementSize(floating.value_or(weight.scalar_type())));
+    const int64_t made =
+        UploadPlan::Align(weight.numel() * size) + UploadPlan::Align(weight.size(0) * size);
+    memory.made_bytes += made;
+    memory.scratch_bytes = std::max(memory.scratch_bytes,
+                                    made + weight.numel() * static_cast<int64_t>(sizeof(double)));
+  }
+  return memory;
+}
+
+std::vector<size_t> FoldedTensors(const models::Net& net) {
+  std::vector<size_t> tensors;
+  for (const models::NormPair& pair : net.NormPairs()) {
+    const std::vector<size_t> own = TensorsOf(pair);
+    tensors.insert(tensors.end(), own.begin(), own.end());
+  }
+  return tensors;
+}
+
+void FoldBatchNorms(models::Net& net, const ResidentWeights& weights,
+                    std::optional<c10::ScalarType> floating) {
   // What a module has as its parameter cannot be an inference tensor.
   const c10::InferenceMode normal(false);
   const c10::OptionalDeviceGuard on_device(weights.device());
   const std::vector<models::NormPair> pairs = net.NormPairs();
   for (size_t i = 0; i < pairs.size(); ++i) {
     const models::NormPair& pair = pairs[i];
-    const Folded folded = Fold(pair, net.State());
+    const Folded folded = Fold(pair, net.State(), floating);
     // Other streams run the network, and what was folded is given back.
     Await(weights.device());
     net.Fold(i, folded.weight, folded.bias);
-    std::vector<size_t> gone = {pair.weight, pair.mean, pair.variance};
-    for (const auto& index : {pair.bias, pair.scale, pair.shift}) {
-      if (index.has_value()) gone.push_back(*index);
-    }
-    weights.LetGo(gone);
+    weights.LetGo(TensorsOf(pair));
   }
-  return pairs.size();
 }
 
 }  // namespace sconce

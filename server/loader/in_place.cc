@@ -13,6 +13,7 @@
 #include "server/device/torch_errors.h"
 #include "server/loader/admitted_load.h"
 #include "server/loader/proofs.h"
+#include "server/loader/unprepared.h"
 #include "server/loader/warm_up.h"
 
 namespace sconce {
@@ -75,6 +76,12 @@ int64_t KeepBytes(const LoaderParts& parts, const WeightsStructure& structure, s
   return std::clamp<int64_t>(memory->free_bytes - kHostMargin, 0, all);
 }
 
+// What the file's own weights answer.
+struct Unprepared {
+  std::vector<Sample> probes;
+  absl::StatusOr<Answers> answers;
+};
+
 // That what was written over runs and answers as it should.
 absl::Status Prove(const LoadRequest& request, const WeightsStructure& structure,
                    StepClock& steps) {
@@ -97,7 +104,8 @@ std::unique_ptr<ModelVersion> MakeVersion(const LoaderParts& parts, const LoadRe
   const std::vector<c10::Device> devices = DevicesOf(*MemoryOf(*request.live));
   const bool on_accelerators = std::any_of(devices.begin(), devices.end(),
                                            [](c10::Device device) { return !device.is_cpu(); });
-  auto memory = std::make_shared<VersionMemory>(parts, structure.signature, on_accelerators);
+  auto memory = std::make_shared<VersionMemory>(parts, structure.signature,
+                                                structure.constant_bytes, on_accelerators);
   memory->Take(request.model, overwrite.resident(), /*owned=*/false);
   version->weights_id = survey.weights_id();
   version->weights_bytes = overwrite.resident().front()->size_bytes();
@@ -144,6 +152,7 @@ namespace {
 
 absl::StatusOr<LoadedVersion> WriteOver(LoaderParts& parts, const LoadRequest& request,
                                         WeightsStructure& structure, const WeightsSurvey& survey,
+                                        const Unprepared* unprepared,
                                         std::unique_ptr<LoadLanes::Hold>* lanes, StepClock& steps,
                                         bool* shared) {
   const VersionMemory& live = *MemoryOf(*request.live);
@@ -172,6 +181,13 @@ absl::StatusOr<LoadedVersion> WriteOver(LoaderParts& parts, const LoadRequest& r
   if (absl::Status proven = Prove(request, structure, steps); !proven.ok()) return proven;
   LoadedVersion loaded;
   loaded.version = MakeVersion(parts, request, structure, written, survey);
+  if (unprepared != nullptr) {
+    loaded.version->deviations =
+        CompareReplicas(loaded.version->replicas, unprepared->probes, unprepared->answers);
+    for (const PreparedDeviation& deviation : loaded.version->deviations) {
+      absl::StrAppend(&loaded.version->provenance, "; ", ComparisonText(deviation));
+    }
+  }
   change->Take(std::move(*lanes));
   loaded.in_place = std::move(change);
   return loaded;
@@ -184,6 +200,13 @@ absl::StatusOr<LoadedVersion> LoadInPlace(LoaderParts& parts, const LoadRequest&
                                           std::unique_ptr<LoadLanes::Hold>* lanes, StepClock& steps,
                                           bool* shared) {
   // Before batches are held: no request is to wait for other loads.
+  std::optional<Unprepared> unprepared;
+  if (DiffersFromFile(structure.signature.execution)) {
+    std::vector<Sample> probes = ProbesFor(structure);
+    auto answers = AnswerUnprepared(structure, request.config.strict, probes, parts.host_memory,
+                                    parts.lanes.get());
+    unprepared.emplace(Unprepared{std::move(probes), std::move(answers)});
+  }
   std::optional<LoadLanes::Hold> computing;
   const std::vector<c10::Device> devices = DevicesOf(*MemoryOf(*request.live));
   const c10::Device cpu(c10::DeviceType::CPU);
@@ -194,7 +217,8 @@ absl::StatusOr<LoadedVersion> LoadInPlace(LoaderParts& parts, const LoadRequest&
   std::promise<absl::StatusOr<LoadedVersion>> written;
   parts.while_held.Run([&] {
     written.set_value(Guarded(request.model, [&] {
-      return WriteOver(parts, request, structure, survey, lanes, steps, shared);
+      return WriteOver(parts, request, structure, survey,
+                       unprepared.has_value() ? &*unprepared : nullptr, lanes, steps, shared);
     }));
   });
   return written.get_future().get();

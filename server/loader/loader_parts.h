@@ -42,8 +42,6 @@ struct LoaderParts {
   std::shared_ptr<TensorPool> pool = std::make_shared<TensorPool>();
   std::shared_ptr<MemoryLedger> ledger = std::make_shared<MemoryLedger>();
   SeenNetworks seen;
-  // Networks that were compared with themselves in FP32.
-  SeenNetworks compared;
   // What is done while requests wait for it, which loading threads are too slow for where other
   // models are busy.
   TaskThreads while_held{"sconce-swap", 2, ThreadPriority::kNormal};

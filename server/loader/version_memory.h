@@ -8,6 +8,8 @@
 
 #include <c10/core/Device.h>
 
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -27,9 +29,12 @@ class VersionMemory final : public VersionResources {
  public:
   using Resident = std::vector<std::shared_ptr<const ResidentWeights>>;
 
-  // Gives the devices' caches back in the end if `on_accelerators`.
-  VersionMemory(const LoaderParts& parts, VersionSignature signature, bool on_accelerators)
+  // Gives the devices' caches back in the end if `on_accelerators`. `constant_bytes`: what the
+  // network holds beside the weights on each of these.
+  VersionMemory(const LoaderParts& parts, VersionSignature signature, int64_t constant_bytes,
+                bool on_accelerators)
       : signature_(std::move(signature)),
+        constant_bytes_(constant_bytes),
         on_accelerators_(on_accelerators),
         lanes_(parts.lanes),
         pool_(parts.pool),
@@ -44,6 +49,19 @@ class VersionMemory final : public VersionResources {
   const VersionSignature& signature() const { return signature_; }
   // One for each device.
   const Resident& resident() const { return resident_; }
+
+  // With what the network holds beside them, and what was made of them.
+  int64_t BytesOf(const ResidentWeights& weights) const {
+    const auto made = made_bytes_.find(weights.device().str());
+    return weights.size_bytes() + (weights.device().is_cpu() ? 0 : constant_bytes_) +
+           (made == made_bytes_.end() ? 0 : made->second);
+  }
+
+  // The version has tensors there that were made of its weights.
+  void AddMade(c10::Device device, int64_t bytes) {
+    made_bytes_[device.str()] += bytes;
+    Count();
+  }
 
   // `owned`: whether they take memory of their own, and not that of the version that they were
   // written over.
@@ -64,13 +82,14 @@ class VersionMemory final : public VersionResources {
   void Count() {
     std::vector<WeightsOnDevice> on;
     for (const auto& weights : resident_) {
-      on.push_back({weights->device().str(), weights->size_bytes(),
-                    owned_ ? weights->shared_bytes() : weights->size_bytes()});
+      on.push_back({weights->device().str(), BytesOf(*weights),
+                    owned_ ? weights->shared_bytes() : BytesOf(*weights)});
     }
     counted_ = ledger_->Add(model_, std::move(on));
   }
 
   const VersionSignature signature_;
+  const int64_t constant_bytes_;
   const bool on_accelerators_;
   const std::shared_ptr<LoadLanes> lanes_;
   const std::shared_ptr<TensorPool> pool_;
@@ -78,6 +97,7 @@ class VersionMemory final : public VersionResources {
   std::string model_;
   bool owned_ = true;
   Resident resident_;
+  std::map<std::string, int64_t> made_bytes_;  // by device
   std::unique_ptr<MemoryLedger::Weights> counted_;
 };
 

@@ -50,6 +50,8 @@ absl::Status MakePixels(const Normalisation& normalisation, TensorSpec& input) {
     input.dims = {input.dims[1], input.dims[2], input.dims[0]};
     std::vector<models::Range>& sizes = input.rules.sizes;
     if (sizes.size() == 3) sizes = {sizes[1], sizes[2], sizes[0]};
+    std::vector<models::TiedSize>& ties = input.rules.ties;
+    if (ties.size() == 3) ties = {ties[1], ties[2], ties[0]};
   }
   return absl::OkStatus();
 }
@@ -138,8 +140,10 @@ absl::StatusOr<std::vector<TensorSpec>> Override(
     served[i].dims = spec.dims;
     if (reshape == nullptr) continue;
     // What the network says of its dimensions is of others than clients see.
-    served[i].rules.sizes.clear();
-    native[i].rules.sizes.clear();
+    for (TensorSpec* spec : {&served[i], &native[i]}) {
+      spec->rules.sizes.clear();
+      spec->rules.ties.clear();
+    }
     native[i].dims = spec.dims;
   }
   if (!fits) {
@@ -157,6 +161,20 @@ void MakeUnbatched(const models::RowRules& rows, std::vector<TensorSpec>* specs)
     spec.dims.insert(spec.dims.begin(), -1);
     spec.rules.sizes.insert(spec.rules.sizes.begin(), rows.rows);
     spec.rules.padding.reset();
+  }
+}
+
+// The first dimension is the same of all inputs.
+void TieRows(std::vector<TensorSpec>* inputs) {
+  if (inputs->size() < 2) return;
+  int32_t last = -1;
+  for (const TensorSpec& spec : *inputs) {
+    for (const models::TiedSize& tied : spec.rules.ties) last = std::max(last, tied.tie);
+  }
+  for (TensorSpec& spec : *inputs) {
+    std::vector<models::TiedSize>& ties = spec.rules.ties;
+    if (ties.empty()) ties.resize(spec.dims.size() - 1);
+    ties.insert(ties.begin(), {.tie = last + 1});
   }
 }
 
@@ -181,6 +199,7 @@ absl::StatusOr<VersionSignature> SignatureOf(const models::Signature& network,
   models::RowRules rows = network.rows;
   if (config.max_batch_size == 0 && rows.batched) {
     MakeUnbatched(rows, &*inputs);
+    TieRows(&*inputs);
     MakeUnbatched(rows, &*outputs);
     rows = {.batched = false};
   }

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "models/tied_sizes.h"
 #include "server/base/clock.h"
 #include "server/device/execution/batch_buckets.h"
 #include "server/device/execution/math_mode.h"
@@ -50,15 +51,20 @@ int64_t SizeToTry(const TensorSpec& spec, int64_t native, size_t dimension, Exte
 // The inputs of `rows` rows, without memory.
 std::vector<HostTensor> InputsOf(const Signature& signature, const Signature& native, int64_t rows,
                                  Extent extent) {
-  std::vector<HostTensor> inputs;
+  std::vector<std::vector<int64_t>> sizes(signature.inputs.size());
   for (size_t i = 0; i < signature.inputs.size(); ++i) {
     const TensorSpec& spec = signature.inputs[i];
-    HostTensor& input = inputs.emplace_back();
-    input.dtype = spec.dtype;
-    if (signature.rows.batched) input.shape = {rows};
     for (size_t d = 0; d < spec.dims.size(); ++d) {
-      input.shape.push_back(SizeToTry(spec, native.inputs[i].dims[d], d, extent));
+      sizes[i].push_back(SizeToTry(spec, native.inputs[i].dims[d], d, extent));
     }
+  }
+  models::TieSizes(signature.inputs, sizes);
+  std::vector<HostTensor> inputs;
+  for (size_t i = 0; i < signature.inputs.size(); ++i) {
+    HostTensor& input = inputs.emplace_back();
+    input.dtype = signature.inputs[i].dtype;
+    if (signature.rows.batched) input.shape = {rows};
+    input.shape.insert(input.shape.end(), sizes[i].begin(), sizes[i].end());
   }
   return inputs;
 }

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "models/sequential/sequential.h"
+#include "server/base/about_file.h"
 #include "server/base/printable.h"
 #include "server/loader/golden_samples.h"
 #include "server/program/choose_architecture.h"
@@ -19,12 +20,6 @@
 
 namespace sconce {
 namespace {
-
-// A status that names the file.
-absl::Status About(const LoadRequest& request, const absl::Status& status) {
-  return absl::Status(status.code(), absl::StrCat(Printable(request.weights_path), ": ",
-                                                  std::string(status.message())));
-}
 
 std::string Provenance(const Checkpoint& checkpoint, const StateLayout& layout,
                        const std::string& why, const IncompatibleKeys& incompatible) {
@@ -77,10 +72,11 @@ void AddConfigNotes(const ModelConfig& config, const Signature& served, std::str
 absl::Status WhyNotOpened(const LoadRequest& request, const absl::Status& status) {
   const absl::StatusOr<ProgramKind> kind = ProbeProgram(request.weights_path);
   if (!kind.ok() || *kind != ProgramKind::kAotInductor) return status;
-  return About(request, absl::FailedPreconditionError(
-                            "an AOTInductor package, whose weights lie within machine code and "
-                            "cannot be read; put them beside it, such as program.pt2 and "
-                            "model.safetensors"));
+  return AboutFile(request.weights_path,
+                   absl::FailedPreconditionError(
+                       "an AOTInductor package, whose weights lie within machine code and "
+                       "cannot be read; put them beside it, such as program.pt2 and "
+                       "model.safetensors"));
 }
 
 absl::StatusOr<ArchitectureSources> SourcesOf(const LoaderParts& parts,
@@ -101,9 +97,10 @@ absl::StatusOr<ArchitectureSources> SourcesOf(const LoaderParts& parts,
 }
 
 // A program that is another one is another network.
-std::string ArchitectureText(const models::Detection& detection, const std::string& program_id) {
+std::string ArchitectureText(const models::Detection& detection) {
   models::Parameters parameters = detection.parameters;
-  if (!program_id.empty()) parameters["program"] = program_id;
+  const std::string program = detection.architecture->program_id();
+  if (!program.empty()) parameters["program"] = program;
   return models::ToString(detection.architecture->name(), parameters);
 }
 
@@ -128,21 +125,28 @@ absl::StatusOr<WeightsStructure> CheckStructure(const LoaderParts& parts,
   if (!layout.ok()) return layout.status();
   const auto sources = SourcesOf(parts, request);
   if (!sources.ok()) return sources.status();
-  auto chosen = ChooseArchitecture(layout->tensors, *sources, parts.catalog);
-  if (!chosen.ok()) return chosen.status();
-  structure.detection = std::move(chosen->detection);
+  auto detection = ChooseArchitecture(layout->tensors, *sources, parts.catalog);
+  if (!detection.ok()) return detection.status();
+  structure.detection = *std::move(detection);
 
+  structure.form = FormOf(request.config.execution);
   const auto net = structure.NewNet();
   if (!net.ok()) return net.status();
   const LoadOptions load_options{.strict = request.config.strict,
-                                 .form = FormOf(request.config.execution),
+                                 .form = structure.form,
                                  .architecture = structure.detection.architecture.get()};
   const auto fit = FitStateDict(**net, OutlineStateDict(*structure.checkpoint), load_options);
-  if (!fit.ok()) return About(request, fit.status());
+  if (!fit.ok()) return AboutFile(request.weights_path, fit.status());
   auto signature = SignatureOf((*net)->signature(), request.config);
   if (!signature.ok()) return signature.status();
   structure.signature = *std::move(signature);
-  auto plan = PlanUpload(*structure.checkpoint, **net, *fit, load_options.form);
+  structure.constant_bytes = (*net)->ConstantBytes();
+  std::vector<size_t> uncast;
+  if (request.config.execution.fold_batch_norm) {
+    uncast = FoldedTensors(**net);
+    structure.folding = MemoryToFold(**net, structure.form.floating);
+  }
+  auto plan = PlanUpload(*structure.checkpoint, **net, *fit, structure.form, uncast);
   if (!plan.ok()) return plan.status();
   structure.plan = *std::move(plan);
 
@@ -159,8 +163,8 @@ absl::StatusOr<WeightsStructure> CheckStructure(const LoaderParts& parts,
   ModelVersion& version = *structure.version;
   version.model = request.model;
   version.number = request.number;
-  version.architecture = ArchitectureText(structure.detection, chosen->program_id);
-  version.program_id = chosen->program_id;
+  version.architecture = ArchitectureText(structure.detection);
+  version.program_id = structure.detection.architecture->program_id();
   version.provenance =
       Provenance(*structure.checkpoint, *layout, structure.detection.why, fit->keys);
   AddConfigNotes(request.config, structure.signature.served, &version.provenance);

@@ -17,6 +17,7 @@
 #include "server/checkpoint/checkpoint.h"
 #include "server/device/upload/upload_plan.h"
 #include "server/loader/answers.h"
+#include "server/loader/fold_norms.h"
 #include "server/loader/loader_parts.h"
 #include "server/loader/version_signature.h"
 #include "server/registry/model_version.h"
@@ -28,7 +29,12 @@ struct WeightsStructure {
   std::unique_ptr<Checkpoint> checkpoint;
   models::Detection detection;
   VersionSignature signature;
+  // What the weights are in memory once batch norms are folded, where that is configured.
+  WeightsForm form;
   UploadPlan plan;
+  FoldingMemory folding;
+  // What the network holds beside its weights on a device other than the CPU.
+  int64_t constant_bytes = 0;
   std::vector<Sample> golden;
   // Without what is known later: weights id, footprints, replicas.
   std::unique_ptr<ModelVersion> version;

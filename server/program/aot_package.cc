@@ -23,6 +23,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "server/base/content_hash.h"
 #include "server/base/file.h"
 #include "server/base/printable.h"
 #include "server/checkpoint/archive/zip_archive.h"
@@ -95,6 +96,7 @@ class Runner final : public torch::inductor::AOTIModelContainerRunnerCpu {
 
 // The code of a package, in memory of its own.
 struct Code {
+  std::string id;
   std::unique_ptr<SealedCopy> library;
   std::vector<Constant> constants;
   // Whether it has constants that nobody else may own: they lie with those that came with it.
@@ -208,6 +210,7 @@ class AotArchitecture final : public models::Architecture {
 
   absl::string_view name() const override { return "aotinductor"; }
   absl::string_view family() const override { return "aotinductor"; }
+  std::string program_id() const override { return code_->id; }
   const std::vector<models::ParameterSpec>& parameters() const override {
     static const auto* const none = new std::vector<models::ParameterSpec>();
     return *none;
@@ -310,7 +313,12 @@ absl::Status CheckProcessor(const std::string& text) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<SealedCopy>> CopyCode(const std::string& path) {
+struct Copied {
+  std::unique_ptr<SealedCopy> library;
+  std::string id;
+};
+
+absl::StatusOr<Copied> CopyCode(const std::string& path) {
   const absl::StatusOr<File> file = File::Open(path);
   if (!file.ok()) return file.status();
   const absl::StatusOr<ZipArchive> archive = ZipArchive::Open(*file, kMaxDirectoryBytes);
@@ -324,19 +332,24 @@ absl::StatusOr<std::unique_ptr<SealedCopy>> CopyCode(const std::string& path) {
   if (!code.ok()) return code.status();
   if (absl::Status same = file->CheckUnchanged(); !same.ok()) return same;
   const absl::Span<std::byte> bytes(reinterpret_cast<std::byte*>(code->data()), code->size());
+  ContentHasher hasher;
+  hasher.Update(bytes);
   // libtorch.so is nothing but libtorch_cpu.so and the half for CUDA, which a CPU does not need and
   // often does not have.
   if (absl::Status own = ReplaceNeeded(bytes, "libtorch.so", "libtorch_cpu.so"); !own.ok()) {
     return own;
   }
-  return SealedCopy::Of(bytes);
+  auto library = SealedCopy::Of(bytes);
+  if (!library.ok()) return library.status();
+  return Copied{*std::move(library), hasher.Finish().Hex()};
 }
 
-absl::StatusOr<std::shared_ptr<const Code>> Describe(std::unique_ptr<SealedCopy> library,
+absl::StatusOr<std::shared_ptr<const Code>> Describe(Copied copied,
                                                      const models::Signature& declared) {
   auto code = std::make_shared<Code>();
-  Runner runner(library->path());
-  code->library = std::move(library);
+  Runner runner(copied.library->path());
+  code->library = std::move(copied.library);
+  code->id = std::move(copied.id);
   if (declared.inputs.empty() || declared.outputs.empty()) {
     return absl::FailedPreconditionError(absl::StrCat(
         "a package does not say what it takes and gives; config.pbtxt has to, with an input for "
@@ -384,10 +397,10 @@ absl::StatusOr<std::shared_ptr<const Code>> Describe(std::unique_ptr<SealedCopy>
 
 absl::StatusOr<std::shared_ptr<const Code>> Open(const std::string& path,
                                                  const ProgramOptions& options) {
-  auto library = CopyCode(path);
-  if (!library.ok()) return library.status();
+  auto copied = CopyCode(path);
+  if (!copied.ok()) return copied.status();
   try {
-    return Describe(*std::move(library), options.declared);
+    return Describe(*std::move(copied), options.declared);
   } catch (const c10::Error& error) {
     return absl::InvalidArgumentError(
         absl::StrCat("cannot be loaded: ", std::string(error.what_without_backtrace())));

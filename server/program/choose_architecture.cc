@@ -14,7 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "models/net.h"
 #include "models/text/hugging_face.h"
-#include "server/base/content_hash.h"
+#include "server/base/about_file.h"
 #include "server/base/file.h"
 #include "server/base/printable.h"
 #include "server/checkpoint/folder/known_names.h"
@@ -24,6 +24,11 @@
 
 namespace sconce {
 namespace {
+
+constexpr char kTakenForWeights[] =
+    " (a TorchScript archive that is taken for weights: TorchScript does not say its inputs; "
+    "declare "
+    "inputs and outputs in config.pbtxt to have the program itself run)";
 
 std::string NameOfFile(const std::string& path) {
   return Printable(std::filesystem::path(path).filename().string());
@@ -45,27 +50,6 @@ const char* KindName(ProgramKind kind) {
       break;
   }
   return "program";
-}
-
-absl::Status About(const std::string& path, const absl::Status& status) {
-  return absl::Status(status.code(),
-                      absl::StrCat(Printable(path), ": ", std::string(status.message())));
-}
-
-absl::StatusOr<std::string> IdOf(const std::string& path) {
-  constexpr int64_t kPieceBytes = int64_t{4} << 20;
-  const absl::StatusOr<File> file = File::Open(path);
-  if (!file.ok()) return file.status();
-  file->ExpectSequentialReads();
-  ContentHasher hasher;
-  std::vector<std::byte> piece;
-  for (int64_t at = 0; at < file->size_bytes();) {
-    piece.resize(static_cast<size_t>(std::min(kPieceBytes, file->size_bytes() - at)));
-    if (absl::Status read = file->ReadAt(at, absl::MakeSpan(piece)); !read.ok()) return read;
-    hasher.Update(piece);
-    at += static_cast<int64_t>(piece.size());
-  }
-  return hasher.Finish().Hex();
 }
 
 // A program whose weights' names all begin as if a wrapper had put that there, such as one exported
@@ -94,6 +78,7 @@ class WrappedProgram final : public models::Architecture {
       const models::Parameters& parameters) const override {
     return program_->Create(parameters);
   }
+  std::string program_id() const override { return program_->program_id(); }
 
  private:
   const std::shared_ptr<const models::Architecture> program_;
@@ -151,25 +136,22 @@ absl::StatusOr<std::optional<models::Detection>> FromPlugin(
   });
   if (!configured.architecture.empty() && named == catalog.end()) return std::nullopt;
   auto detection = models::Detect(state, configured, catalog);
-  if (!detection.ok()) return About(path, detection.status());
-  for (const auto& architecture : *offered) {
-    if (architecture == detection->architecture) detection->architecture = architecture;
-  }
+  if (!detection.ok()) return AboutFile(path, detection.status());
+  // What the plugin offers lives as long as somebody holds it.
+  using Owner = std::pair<std::vector<std::shared_ptr<const models::Architecture>>,
+                          std::shared_ptr<const models::Architecture>>;
+  const models::Architecture* const found = detection->architecture.get();
+  detection->architecture = {std::make_shared<Owner>(*offered, std::move(detection->architecture)),
+                             found};
   detection->why = absl::StrCat("plugin ", NameOfFile(path), ", weights ",
                                 NameOfFile(sources.weights_path), ": ", detection->why);
   return *std::move(detection);
 }
 
-absl::StatusOr<ChosenArchitecture> WithId(const std::string& program, models::Detection detection) {
-  absl::StatusOr<std::string> id = IdOf(program);
-  if (!id.ok()) return id.status();
-  return ChosenArchitecture{std::move(detection), *std::move(id)};
-}
-
-absl::StatusOr<ChosenArchitecture> FromProgram(absl::Span<const models::NamedShape> state,
-                                               const ArchitectureSources& sources,
-                                               const std::string& path, ProgramKind kind) {
-  auto program = OpenProgram(path, sources.program);
+absl::StatusOr<models::Detection> FromProgram(absl::Span<const models::NamedShape> state,
+                                              const ArchitectureSources& sources,
+                                              const std::string& path, ProgramKind kind) {
+  auto program = OpenProgram(path, kind, sources.program);
   if (!program.ok()) return program.status();
   const absl::StatusOr<Names> names = NamesOf(**program);
   if (!names.ok()) return names.status();
@@ -183,15 +165,15 @@ absl::StatusOr<ChosenArchitecture> FromProgram(absl::Span<const models::NamedSha
                                path == sources.weights_path
                                    ? " with its own weights"
                                    : absl::StrCat(", weights ", NameOfFile(sources.weights_path)));
-  return WithId(path, std::move(detection));
+  return detection;
 }
 
-absl::StatusOr<ChosenArchitecture> FromCatalog(
+absl::StatusOr<models::Detection> FromCatalog(
     absl::Span<const models::NamedShape> state, const ArchitectureSources& sources,
     const models::Configured& configured, absl::Span<const models::Architecture* const> catalog) {
   auto detection = models::Detect(state, configured, catalog);
-  if (!detection.ok()) return About(sources.weights_path, detection.status());
-  return ChosenArchitecture{*std::move(detection)};
+  if (!detection.ok()) return AboutFile(sources.weights_path, detection.status());
+  return detection;
 }
 
 // All of a short text file; empty where there is none.
@@ -214,46 +196,62 @@ absl::StatusOr<std::string> ReadText(const std::filesystem::path& path) {
 absl::StatusOr<std::optional<models::Configured>> FromFolder(const std::string& config_path) {
   const std::filesystem::path folder = std::filesystem::path(config_path).parent_path();
   models::HuggingFaceFolder texts;
-  const std::pair<const char*, std::string&> files[] = {{"config.json", texts.config},
-                                                        {"modules.json", texts.modules},
-                                                        {"1_Pooling/config.json", texts.pooling}};
-  for (const auto& [name, place] : files) {
-    absl::StatusOr<std::string> text = ReadText(folder / name);
+  std::string* const places[] = {&texts.config, &texts.modules, &texts.pooling};
+  for (size_t i = 0; i < kHuggingFaceNames.size(); ++i) {
+    absl::StatusOr<std::string> text = ReadText(folder / kHuggingFaceNames[i]);
     if (!text.ok()) return text.status();
-    place = *std::move(text);
+    *places[i] = *std::move(text);
   }
   auto configured = models::FromHuggingFace(texts);
-  if (!configured.ok()) return About(config_path, configured.status());
+  if (!configured.ok()) return AboutFile(config_path, configured.status());
   return configured;
+}
+
+absl::StatusOr<models::Detection> FromWeights(
+    absl::Span<const models::NamedShape> state, const ArchitectureSources& sources,
+    absl::Span<const models::Architecture* const> catalog) {
+  if (!sources.hugging_face_path.empty() && sources.configured.architecture.empty() &&
+      sources.configured.parameters.empty()) {
+    const auto configured = FromFolder(sources.hugging_face_path);
+    if (!configured.ok()) return configured.status();
+    if (configured->has_value()) {
+      auto detection = FromCatalog(state, sources, **configured, catalog);
+      if (detection.ok()) absl::StrAppend(&detection->why, " in config.json");
+      return detection;
+    }
+  }
+  return FromCatalog(state, sources, sources.configured, catalog);
 }
 
 }  // namespace
 
-ArchitectureSources SourcesBeside(const std::string& weights_path) {
+ArchitectureSources SourcesBeside(const Checkpoint& weights) {
   namespace fs = std::filesystem;
   std::error_code error;
-  const fs::path path(weights_path);
-  const fs::path folder = fs::is_directory(path, error) ? path : path.parent_path();
-  ArchitectureSources sources{.weights_path = weights_path};
+  ArchitectureSources sources{.weights_path = weights.path()};
+  if (fs::is_directory(sources.weights_path, error) && !weights.files().empty()) {
+    sources.weights_path = weights.files().front().path;
+  }
+  const fs::path folder = fs::path(sources.weights_path).parent_path();
   for (const std::string_view name : kProgramNames) {
     if (!fs::is_regular_file(folder / name, error)) continue;
     sources.program_path = (folder / name).string();
     break;
   }
-  if (fs::is_regular_file(folder / "config.json", error)) {
-    sources.hugging_face_path = (folder / "config.json").string();
+  if (fs::is_regular_file(folder / kHuggingFaceNames[0], error)) {
+    sources.hugging_face_path = (folder / kHuggingFaceNames[0]).string();
   }
   return sources;
 }
 
-absl::StatusOr<ChosenArchitecture> ChooseArchitecture(
+absl::StatusOr<models::Detection> ChooseArchitecture(
     absl::Span<const models::NamedShape> state, const ArchitectureSources& sources,
     absl::Span<const models::Architecture* const> catalog) {
   if (sources.declared != nullptr) {
-    ChosenArchitecture chosen;
-    chosen.detection.architecture = sources.declared;
-    chosen.detection.why = "the layers that the configuration declares";
-    return chosen;
+    models::Detection detection;
+    detection.architecture = sources.declared;
+    detection.why = "the layers that the configuration declares";
+    return detection;
   }
   const bool apart = !sources.program_path.empty() && sources.program_path != sources.weights_path;
   const std::string& program = apart ? sources.program_path : sources.weights_path;
@@ -262,25 +260,22 @@ absl::StatusOr<ChosenArchitecture> ChooseArchitecture(
   if (*kind == ProgramKind::kPlugin) {
     auto detection = FromPlugin(state, sources, program);
     if (!detection.ok()) return detection.status();
-    if (detection->has_value()) return WithId(program, **std::move(detection));
-  }
-  if (!sources.configured.architecture.empty()) {
-    return FromCatalog(state, sources, sources.configured, catalog);
+    if (detection->has_value()) return **std::move(detection);
   }
   // A parameter without a name is Detect's to refuse.
-  if (sources.configured.parameters.empty() && (apart || *kind != ProgramKind::kNone)) {
-    return FromProgram(state, sources, program, *kind);
+  if (!sources.configured.architecture.empty() || !sources.configured.parameters.empty() ||
+      (!apart && *kind == ProgramKind::kNone)) {
+    return FromWeights(state, sources, catalog);
   }
-  if (!sources.hugging_face_path.empty() && sources.configured.parameters.empty()) {
-    const auto configured = FromFolder(sources.hugging_face_path);
-    if (!configured.ok()) return configured.status();
-    if (configured->has_value()) {
-      auto chosen = FromCatalog(state, sources, **configured, catalog);
-      if (chosen.ok()) absl::StrAppend(&chosen->detection.why, " in config.json");
-      return chosen;
+  if (*kind == ProgramKind::kTorchScript && sources.program_path.empty() &&
+      sources.program.declared.inputs.empty()) {
+    auto detection = FromWeights(state, sources, catalog);
+    if (detection.ok()) {
+      absl::StrAppend(&detection->why, kTakenForWeights);
+      return detection;
     }
   }
-  return FromCatalog(state, sources, sources.configured, catalog);
+  return FromProgram(state, sources, program, *kind);
 }
 
 }  // namespace sconce

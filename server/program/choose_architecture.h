@@ -13,6 +13,7 @@
 #include "absl/types/span.h"
 #include "models/architecture.h"
 #include "models/catalog.h"
+#include "server/checkpoint/checkpoint.h"
 #include "server/program/program_options.h"
 
 namespace sconce {
@@ -30,21 +31,15 @@ struct ArchitectureSources {
   ProgramOptions program = {};
 };
 
-// What lies beside the weights at `weights_path`, a file or a folder, and may say it, by the names
-// that such files have.
-ArchitectureSources SourcesBeside(const std::string& weights_path);
-
-struct ChosenArchitecture {
-  models::Detection detection;
-  // What names the program that runs, by its content: 32 hexadecimal digits. Empty: none does, and
-  // the architecture's name and parameters say everything.
-  std::string program_id = "";
-};
+// What lies beside the weights and may say it, by the names that such files have.
+ArchitectureSources SourcesBeside(const Checkpoint& weights);
 
 // The first of these that is there decides: the configuration, a program, weights that are a
-// program themselves, config.json, the names and shapes in `state`. Errors name the program or
-// config.json where they are about that; those about the weights are models::Detect's.
-absl::StatusOr<ChosenArchitecture> ChooseArchitecture(
+// program themselves, config.json, the names and shapes in `state`. A lone TorchScript archive of
+// which no inputs are declared cannot be run as a program: it is taken for weights where its names
+// and shapes are those of a known network. Errors name the program or config.json where they are
+// about that; those about the weights are models::Detect's.
+absl::StatusOr<models::Detection> ChooseArchitecture(
     absl::Span<const models::NamedShape> state, const ArchitectureSources& sources,
     absl::Span<const models::Architecture* const> catalog = models::Catalog());
 

@@ -21,6 +21,7 @@
 #include "server/checkpoint/error_context.h"
 #include "server/checkpoint/pytorch/payload_config.h"
 #include "server/checkpoint/tensor_bounds.h"
+#include "server/program/graph_id.h"
 #include "server/program/pt2_arguments.h"
 #include "server/program/pt2_graph.h"
 #include "server/weights/scalar_type.h"
@@ -167,7 +168,8 @@ absl::StatusOr<std::shared_ptr<const models::Architecture>> OpenExportedProgram(
     absl::StatusOr<models::Graph> graph = ReadGraph(*file, options);
     if (!graph.ok()) return named(graph.status());
     const std::string name = graph->class_name;
-    auto architecture = models::ArchitectureOf(name, *std::move(graph));
+    std::string id = GraphId(*graph);
+    auto architecture = models::ArchitectureOf(name, std::move(id), *std::move(graph));
     if (!architecture.ok()) return named(architecture.status());
     return architecture;
   } catch (const std::exception& error) {

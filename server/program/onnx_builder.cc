@@ -17,6 +17,9 @@ using models::ValueId;
 // More integers than any shape has are data.
 constexpr int64_t kMaxIntegers = 1024;
 
+// More integers that are calculated from data than a shape has.
+constexpr int64_t kMaxReadOut = 16;
+
 std::vector<NamedArgument> InOrder(std::vector<Argument> arguments) {
   std::vector<NamedArgument> named;
   for (Argument& argument : arguments) named.push_back({"", std::move(argument)});
@@ -89,13 +92,10 @@ std::vector<ValueId> OnnxBuilder::EmitList(const std::string& node, const std::s
 
 ValueId OnnxBuilder::TensorOf(const std::string& node, OnnxValue& value) {
   if (value.tensor.index >= 0) return value.tensor;
-  const bool all_numbers =
-      value.integers.has_value() && std::all_of(value.integers->begin(), value.integers->end(),
-                                                [](const Argument& a) { return AsNumber(a); });
-  if (!value.constant.has_value() && all_numbers) {
-    std::vector<int64_t> numbers;
-    for (const Argument& argument : *value.integers) numbers.push_back(*AsNumber(argument));
-    at::Tensor tensor = at::tensor(numbers, at::kLong).to(value.dtype);
+  const std::optional<std::vector<int64_t>> numbers =
+      value.integers.has_value() ? AsNumbers(*value.integers) : std::nullopt;
+  if (!value.constant.has_value() && numbers.has_value()) {
+    at::Tensor tensor = at::tensor(*numbers, at::kLong).to(value.dtype);
     value.constant = value.rank == 0 ? tensor.reshape({}) : tensor;
   }
   if (value.constant.has_value()) {
@@ -116,6 +116,9 @@ ValueId OnnxBuilder::TensorOf(const std::string& node, OnnxValue& value) {
   } else {
     value.tensor = Emit(node, "aten::stack", InOrder({elements, int64_t{0}}));
   }
+  if (value.rank > 1) {
+    value.tensor = Emit(node, "aten::reshape", InOrder({value.tensor, AsList(*value.shape)}));
+  }
   return value.tensor;
 }
 
@@ -132,6 +135,37 @@ Argument OnnxBuilder::Calculate(const std::string& node, const std::string& op, 
   if (op == "add" && right != nullptr && *right == 0) return a;
   if (op == "floordiv" && right != nullptr && *right == 1) return a;
   return Emit(node, absl::StrCat("sym::", op), InOrder({a, b}));
+}
+
+std::vector<Argument> AsList(const std::vector<int64_t>& numbers) {
+  return std::vector<Argument>(numbers.begin(), numbers.end());
+}
+
+std::optional<std::vector<int64_t>> AsNumbers(const OnnxIntegers& integers) {
+  std::vector<int64_t> numbers;
+  for (const Argument& integer : integers) {
+    if (AsNumber(integer) == nullptr) return std::nullopt;
+    numbers.push_back(*AsNumber(integer));
+  }
+  return numbers;
+}
+
+std::vector<int64_t> SlicedPlaces(int64_t size, int64_t start, int64_t end, int64_t step) {
+  const auto bounded = [size](int64_t at, int64_t lowest, int64_t highest) {
+    return std::clamp(at < 0 ? at + size : at, lowest, highest);
+  };
+  std::vector<int64_t> places;
+  if (size == 0) return places;
+  // A longer step leaves after the first place, too, and cannot overflow.
+  step = std::clamp(step, -size, size);
+  if (step > 0) {
+    const int64_t stop = bounded(end, 0, size);
+    for (int64_t i = bounded(start, 0, size); i < stop; i += step) places.push_back(i);
+  } else {
+    const int64_t stop = bounded(end, -1, size - 1);
+    for (int64_t i = bounded(start, -1, size - 1); i > stop; i += step) places.push_back(i);
+  }
+  return places;
 }
 
 std::optional<OnnxIntegers> IntegersOf(const OnnxValue& value) {
@@ -180,12 +214,23 @@ Argument OnnxCall::Optional(size_t input) {
 }
 
 OnnxIntegers OnnxCall::Integers(size_t input) {
-  std::optional<OnnxIntegers> integers = IntegersOf(In(input));
-  if (!integers.has_value()) {
+  if (std::optional<OnnxIntegers> integers = IntegersOf(In(input))) return *std::move(integers);
+  const std::vector<int64_t> sizes = KnownSizes(input);
+  const bool few = sizes.empty() || (sizes.size() == 1 && sizes[0] >= 0 && sizes[0] <= kMaxReadOut);
+  if (!few || !c10::isIntegralType(In(input).dtype, /*includeBool=*/false)) {
     Unsupported("input ", input, " '", Printable(node_.inputs[input]),
                 "' that is neither constant nor calculated from sizes");
+    return {};
   }
-  return integers.value_or(OnnxIntegers());
+  // Sizes that depend on data are read while the graph runs.
+  const ValueId tensor = Tensor(input);
+  OnnxIntegers integers;
+  for (int64_t i = 0; i < (sizes.empty() ? 1 : sizes[0]); ++i) {
+    const ValueId element =
+        sizes.empty() ? tensor : Emit("aten::select.int", {tensor, int64_t{0}, i});
+    integers.emplace_back(Emit("aten::_local_scalar_dense", {element}));
+  }
+  return integers;
 }
 
 std::vector<int64_t> OnnxCall::Numbers(size_t input) {
@@ -275,17 +320,24 @@ std::vector<ValueId> OnnxCall::EmitSome(const std::string& op, std::vector<Argum
 
 Argument OnnxCall::Size(size_t input, int64_t dim) {
   const OnnxValue& value = In(input);
-  if (value.shape.has_value() && dim < static_cast<int64_t>(value.shape->size())) {
-    return (*value.shape)[static_cast<size_t>(dim)];
-  }
-  if (value.integers.has_value() && value.rank == 1 && dim == 0) {
-    return static_cast<int64_t>(value.integers->size());
+  const std::vector<int64_t> sizes = KnownSizes(input);
+  if (dim < value.rank && sizes[static_cast<size_t>(dim)] >= 0) {
+    return sizes[static_cast<size_t>(dim)];
   }
   return SizeOf(Tensor(input), dim);
 }
 
 Argument OnnxCall::SizeOf(ValueId tensor, int64_t dim) {
   return Emit("aten::sym_size.int", {tensor, dim});
+}
+
+std::vector<int64_t> OnnxCall::KnownSizes(size_t input) {
+  const OnnxValue& value = In(input);
+  if (value.shape.has_value()) return *value.shape;
+  if (value.integers.has_value() && value.rank == 1) {
+    return {static_cast<int64_t>(value.integers->size())};
+  }
+  return std::vector<int64_t>(static_cast<size_t>(value.rank), -1);
 }
 
 Argument OnnxCall::Calculate(const std::string& op, const Argument& a, const Argument& b) {
@@ -306,6 +358,12 @@ void OnnxCall::Set(size_t output, OnnxValue value) {
 
 void OnnxCall::SetTensor(size_t output, ValueId tensor, int64_t rank, c10::ScalarType dtype) {
   Set(output, {.tensor = tensor, .dtype = dtype, .rank = rank});
+}
+
+void OnnxCall::SetSized(size_t output, ValueId tensor, std::vector<int64_t> sizes,
+                        c10::ScalarType dtype) {
+  const auto rank = static_cast<int64_t>(sizes.size());
+  Set(output, {.tensor = tensor, .dtype = dtype, .rank = rank, .shape = std::move(sizes)});
 }
 
 void OnnxCall::SetIntegers(size_t output, OnnxIntegers integers, int64_t rank) {

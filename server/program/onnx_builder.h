@@ -29,15 +29,26 @@ namespace sconce {
 // Each a number (int64_t) or a value of the graph.
 using OnnxIntegers = std::vector<models::Argument>;
 
+// A sequence of a tensor's parts, each `size` long but for the last.
+struct OnnxParts {
+  models::ValueId whole;
+  int64_t axis = 0;
+  int64_t size = 0;
+};
+
 struct OnnxValue {
-  models::ValueId tensor = {};  // index -1: it has not been needed as a tensor
-  std::optional<OnnxIntegers> integers = {};
+  models::ValueId tensor = {};                // index -1: it has not been needed as a tensor
+  std::optional<OnnxIntegers> integers = {};  // in order, of as many dimensions as `rank` says
   std::optional<at::Tensor> constant = {};
   c10::ScalarType dtype = c10::ScalarType::Float;
   int64_t rank = 0;
-  // Of weights and constants; elsewhere none.
+  // Of weights, constants, and integers of two dimensions or more; of others where an operator
+  // tells, with -1 for sizes that are not known.
   std::optional<std::vector<int64_t>> shape = {};
+  std::optional<OnnxParts> parts = {};  // then it is no tensor
   bool is_weight = false;
+  // The input of the graph that this is, or is with another type of integers; index -1: none.
+  models::ValueId input = {};
 };
 
 class OnnxBuilder {
@@ -78,6 +89,15 @@ class OnnxBuilder {
 // What is known of the integers in a value; none where it has others or too many.
 std::optional<OnnxIntegers> IntegersOf(const OnnxValue& value);
 
+std::vector<models::Argument> AsList(const std::vector<int64_t>& numbers);
+
+// None where one of them is not known before the graph runs.
+std::optional<std::vector<int64_t>> AsNumbers(const OnnxIntegers& integers);
+
+// The places that a Slice picks of a dimension of `size`.
+// REQUIRES: `step` is not 0.
+std::vector<int64_t> SlicedPlaces(int64_t size, int64_t start, int64_t end, int64_t step);
+
 inline const int64_t* AsNumber(const models::Argument& argument) {
   return std::get_if<int64_t>(&argument.variant);
 }
@@ -105,9 +125,11 @@ class OnnxCall {
   bool Has(size_t input) const;
   OnnxValue& In(size_t input);
   models::ValueId Tensor(size_t input);
+  models::ValueId TensorOf(OnnxValue& value) { return builder_.TensorOf(name_, value); }
   // None where the input is left out.
   models::Argument Optional(size_t input);
-  // The integers of an input that the operator is shaped by.
+  // The integers of an input that the operator is shaped by: known, calculated from sizes, or a few
+  // calculated from data.
   OnnxIntegers Integers(size_t input);
   // The same where all must be numbers.
   std::vector<int64_t> Numbers(size_t input);
@@ -136,6 +158,8 @@ class OnnxCall {
   // The size of a tensor's dimension: a number where it is known.
   models::Argument Size(size_t input, int64_t dim);
   models::Argument SizeOf(models::ValueId tensor, int64_t dim);
+  // As many as the input's rank; -1: not known here.
+  std::vector<int64_t> KnownSizes(size_t input);
   models::Argument Calculate(const std::string& op, const models::Argument& a,
                              const models::Argument& b);
 
@@ -144,6 +168,9 @@ class OnnxCall {
   bool Wants(size_t output) const;
   void Set(size_t output, OnnxValue value);
   void SetTensor(size_t output, models::ValueId tensor, int64_t rank, c10::ScalarType dtype);
+  // With sizes, of which -1 are not known.
+  void SetSized(size_t output, models::ValueId tensor, std::vector<int64_t> sizes,
+                c10::ScalarType dtype);
   // rank: 0 or 1.
   void SetIntegers(size_t output, OnnxIntegers integers, int64_t rank);
 

@@ -17,6 +17,7 @@
 #include "server/checkpoint/checkpoint.h"
 #include "server/checkpoint/error_context.h"
 #include "server/checkpoint/onnx/onnx_graph.h"
+#include "server/program/graph_id.h"
 #include "server/program/onnx_builder.h"
 #include "server/weights/key_normalisation.h"
 #include "server/weights/scalar_type.h"
@@ -149,9 +150,10 @@ class Importer {
       const c10::ScalarType type = ToScalarType(*info.dtype);
       models::GraphInput input{info.name, graph_.AddValue(info.name), type, {}};
       for (const OnnxDim& dim : *info.dims) input.sizes.push_back(SizeOf(dim, /*may_add=*/true));
-      builder_.Define(
-          info.name,
-          {.tensor = input.value, .dtype = type, .rank = static_cast<int64_t>(info.dims->size())});
+      builder_.Define(info.name, {.tensor = input.value,
+                                  .dtype = type,
+                                  .rank = static_cast<int64_t>(info.dims->size()),
+                                  .input = input.value});
       graph_.inputs.push_back(std::move(input));
     }
     return absl::OkStatus();
@@ -233,6 +235,7 @@ class OnnxArchitecture final : public models::Architecture {
       const models::Parameters& parameters) const override {
     return graph_->Create(parameters);
   }
+  std::string program_id() const override { return graph_->program_id(); }
 
  private:
   const std::shared_ptr<const models::Architecture> graph_;
@@ -253,7 +256,8 @@ absl::StatusOr<std::shared_ptr<const models::Architecture>> Import(const std::st
     if (!same.ok()) return same;
   }
   if (!graph.ok()) return graph.status();
-  auto architecture = models::ArchitectureOf("onnx", *std::move(graph));
+  std::string id = GraphId(*graph);
+  auto architecture = models::ArchitectureOf("onnx", std::move(id), *std::move(graph));
   if (!architecture.ok()) return architecture.status();
   return std::make_shared<OnnxArchitecture>(*std::move(architecture), importer.TakeConstants());
 }

@@ -1,5 +1,6 @@
 // Arithmetic on sizes: nodes whose inputs are all integers that are known, or that the graph knows
 // when it runs.
+#include <ATen/ops/arange.h>
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
@@ -14,6 +15,9 @@ namespace sconce {
 namespace {
 
 using models::Argument;
+
+// More integers than any shape or matrix of pads has are data.
+constexpr int64_t kMost = 1024;
 
 const std::map<std::string, std::string>& Arithmetic() {
   static const auto* const names = new std::map<std::string, std::string>{
@@ -65,23 +69,11 @@ void Slice(OnnxCall& call, const std::vector<OnnxIntegers>& in) {
   if (starts.size() != 1 || ends.size() != 1 || steps.size() != 1) {
     return call.Wrong("expected one start, end and step for a list of integers");
   }
-  const auto size = static_cast<int64_t>(in[0].size());
-  const auto bounded = [size](int64_t at, int64_t lowest, int64_t highest) {
-    return std::clamp(at < 0 ? at + size : at, lowest, highest);
-  };
+  if (steps[0] == 0) return call.Wrong("expected a step, got 0");
   OnnxIntegers result;
-  if (steps[0] > 0) {
-    const int64_t end = bounded(ends[0], 0, size);
-    for (int64_t i = bounded(starts[0], 0, size); i < end; i += std::min(steps[0], size + 1)) {
-      result.push_back(in[0][static_cast<size_t>(i)]);
-    }
-  } else if (steps[0] == -1) {
-    const int64_t end = ends[0] < -size ? -1 : bounded(ends[0], -1, size - 1);
-    for (int64_t i = bounded(starts[0], -1, size - 1); i > end; --i) {
-      result.push_back(in[0][static_cast<size_t>(i)]);
-    }
-  } else {
-    return call.Unsupported("a step of ", steps[0]);
+  const auto size = static_cast<int64_t>(in[0].size());
+  for (const int64_t place : SlicedPlaces(size, starts[0], ends[0], steps[0])) {
+    result.push_back(in[0][static_cast<size_t>(place)]);
   }
   call.SetIntegers(0, std::move(result), 1);
 }
@@ -109,14 +101,15 @@ void Where(OnnxCall& call, const std::vector<OnnxIntegers>& in) {
   call.SetIntegers(0, std::move(result), rank);
 }
 
-void Range(OnnxCall& call, const std::vector<OnnxIntegers>& in) {
+// False: it is longer than any shape, and a tensor.
+bool Range(OnnxCall& call, const std::vector<OnnxIntegers>& in) {
   const int64_t start = *AsNumber(in[0][0]), limit = *AsNumber(in[1][0]),
                 step = *AsNumber(in[2][0]);
+  if (step != 1 || start < 0 || limit > kMost) return false;
   OnnxIntegers result;
-  constexpr int64_t kMost = 1024;
-  if (step != 1 || start < 0 || limit > kMost) return call.Unsupported("a range that long");
   for (int64_t i = start; i < limit; ++i) result.emplace_back(i);
   call.SetIntegers(0, std::move(result), 1);
+  return true;
 }
 
 void Product(OnnxCall& call, const std::vector<OnnxIntegers>& in) {
@@ -125,66 +118,93 @@ void Product(OnnxCall& call, const std::vector<OnnxIntegers>& in) {
   call.SetIntegers(0, {product}, call.Int("keepdims", 1) != 0 ? 1 : 0);
 }
 
-bool AllNumbers(const OnnxIntegers& integers) {
-  return std::all_of(integers.begin(), integers.end(),
-                     [](const Argument& argument) { return AsNumber(argument) != nullptr; });
+// The numbers in an input, where all are known.
+std::optional<std::vector<int64_t>> KnownNumbers(OnnxCall& call, size_t input) {
+  const std::optional<OnnxIntegers> integers = IntegersOf(call.In(input));
+  return integers.has_value() ? AsNumbers(*integers) : std::nullopt;
 }
 
-// Integers in more dimensions than one are few and known: the older exporter turns the pads of a
-// tensor round by way of a matrix.
-std::optional<at::Tensor> Known(OnnxValue& value) {
-  constexpr int64_t kMost = 1024;
-  if (!IsIntegerType(value.dtype)) return std::nullopt;
-  if (value.constant.has_value()) {
-    if (value.constant->numel() > kMost) return std::nullopt;
-    return value.constant;
+// `places` as the node leaves them: nullopt where it is for others to say how.
+std::optional<at::Tensor> Rearranged(OnnxCall& call, at::Tensor places) {
+  const std::string& op = call.node().op_type;
+  if (op == "Transpose") {
+    std::vector<int64_t> order = call.Ints("perm");
+    for (int64_t i = places.dim(); call.Find("perm") == nullptr && i > 0;) order.push_back(--i);
+    return places.permute(order);
   }
-  if (!value.integers.has_value() || !AllNumbers(*value.integers)) return std::nullopt;
-  std::vector<int64_t> numbers;
-  for (const Argument& argument : *value.integers) numbers.push_back(*AsNumber(argument));
-  const at::Tensor tensor = at::tensor(numbers, at::kLong).to(value.dtype);
-  return value.rank == 0 ? tensor.reshape({}) : tensor;
+  if (op == "Reshape") {
+    const std::optional<std::vector<int64_t>> shape = KnownNumbers(call, 1);
+    if (!shape.has_value() || std::find(shape->begin(), shape->end(), 0) != shape->end()) {
+      return std::nullopt;
+    }
+    return places.reshape(*shape);
+  }
+  std::vector<std::vector<int64_t>> given;
+  for (size_t i = 1; i < 5 && call.Has(i); ++i) {
+    std::optional<std::vector<int64_t>> numbers = KnownNumbers(call, i);
+    if (!numbers.has_value() || (i > 1 && numbers->size() != given[0].size())) return std::nullopt;
+    given.push_back(*std::move(numbers));
+  }
+  if (given.size() < 3) return std::nullopt;
+  for (size_t i = 0; i < given[0].size(); ++i) {
+    const int64_t axis = call.Axis(given[2][i], places.dim());
+    const int64_t step = given.size() > 3 ? given[3][i] : 1;
+    if (!call.status().ok() || step == 0) return std::nullopt;
+    const at::Tensor picked =
+        at::tensor(SlicedPlaces(places.size(axis), given[0][i], given[1][i], step), at::kLong);
+    places = places.index_select(axis, picked);
+  }
+  return places;
 }
 
-bool FoldMatrix(OnnxCall& call) {
+// Integers that are only put in another order or shape. In more dimensions than one there are few:
+// the older exporter turns the pads of a tensor round by way of a matrix.
+bool Rearrange(OnnxCall& call) {
   const std::string& op = call.node().op_type;
   if (op != "Reshape" && op != "Slice" && op != "Transpose") return false;
-  const std::optional<at::Tensor> known = Known(call.In(0));
-  if (!known.has_value()) return false;
-  at::Tensor result = *known;
-  if (op == "Reshape") {
-    if (!Known(call.In(1)).has_value()) return false;
-    const std::vector<int64_t> shape = call.Numbers(1);
-    if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return false;
-    result = result.reshape(shape);
-  } else if (op == "Transpose") {
-    std::vector<int64_t> order = call.Ints("perm");
-    for (int64_t i = result.dim(); call.Find("perm") == nullptr && i > 0;) order.push_back(--i);
-    result = result.permute(order);
+  const OnnxValue value = call.In(0);
+  if (!IsIntegerType(value.dtype)) return false;
+  std::vector<int64_t> shape;
+  int64_t count;
+  if (value.constant.has_value()) {
+    count = value.constant->numel();
+    shape = value.constant->sizes().vec();
+  } else if (value.integers.has_value()) {
+    count = static_cast<int64_t>(value.integers->size());
+    if (value.rank == 1) shape = {count};
+    if (value.rank > 1) shape = *value.shape;
   } else {
-    // Only turning a dimension round; else as any other.
-    if (!call.Has(4) || call.Numbers(4) != std::vector<int64_t>{-1} || !call.Has(3) ||
-        call.Numbers(1) != std::vector<int64_t>{-1} || call.Numbers(2).size() != 1 ||
-        call.Numbers(3).size() != 1) {
-      return false;
-    }
-    const int64_t axis = call.Axis(call.Numbers(3)[0], result.dim());
-    if (call.Numbers(2)[0] >= -result.size(axis)) return false;
-    result = result.flip({axis});
+    return false;
   }
-  result = result.contiguous();
-  call.Set(0, {.constant = result,
-               .dtype = result.scalar_type(),
-               .rank = result.dim(),
-               .shape = result.sizes().vec()});
+  if (count > kMost) return false;
+  const std::optional<at::Tensor> places =
+      Rearranged(call, at::arange(count, at::kLong).reshape(shape));
+  if (!places.has_value()) return false;
+  const at::Tensor flat = places->reshape({-1});
+  OnnxValue result{.dtype = value.dtype, .rank = places->dim(), .shape = places->sizes().vec()};
+  if (value.constant.has_value()) {
+    result.constant = value.constant->reshape({-1}).index_select(0, flat).reshape(places->sizes());
+  } else {
+    result.integers.emplace();
+    for (int64_t i = 0; i < flat.numel(); ++i) {
+      result.integers->push_back((*value.integers)[static_cast<size_t>(flat[i].item<int64_t>())]);
+    }
+  }
+  call.Set(0, std::move(result));
   return true;
+}
+
+bool OneNumberEach(const std::vector<OnnxIntegers>& in) {
+  return std::all_of(in.begin(), in.end(), [](const OnnxIntegers& integers) {
+    return integers.size() == 1 && AsNumber(integers[0]) != nullptr;
+  });
 }
 
 }  // namespace
 
 bool ImportIntegers(OnnxCall& call) {
   const std::string& op = call.node().op_type;
-  if (FoldMatrix(call)) return true;
+  if (Rearrange(call)) return true;
   // Those that need no tensor, whatever their input is.
   if (op == "Shape" || op == "Size") {
     const int64_t rank = call.In(0).rank;
@@ -230,6 +250,9 @@ bool ImportIntegers(OnnxCall& call) {
     call.SetIntegers(0, in[0], op == "Squeeze" ? 0 : 1);
   } else if (op == "Reshape" && in.size() == 2 && in[1].size() <= 1) {
     call.SetIntegers(0, in[0], static_cast<int64_t>(in[1].size()));
+  } else if (op == "Expand" && in.size() == 2 && in[0].size() == 1 && OneNumberEach({in[1]}) &&
+             *AsNumber(in[1][0]) >= 1 && *AsNumber(in[1][0]) <= kMost) {
+    call.SetIntegers(0, OnnxIntegers(static_cast<size_t>(*AsNumber(in[1][0])), in[0][0]), 1);
   } else if (op == "Identity" && in.size() == 1) {
     call.SetIntegers(0, in[0], call.In(0).rank);
   } else if (op == "Cast" && in.size() == 1 && (call.Int("to", 0) == 7 || call.Int("to", 0) == 6)) {
@@ -240,10 +263,9 @@ bool ImportIntegers(OnnxCall& call) {
     Where(call, in);
   } else if (op == "ReduceProd" && !in.empty() && call.In(0).rank == 1) {
     Product(call, in);
-  } else if (op == "Range" && in.size() == 3 && AllNumbers(in[0]) && AllNumbers(in[1]) &&
-             AllNumbers(in[2]) && in[0].size() == 1 && in[1].size() == 1 && in[2].size() == 1) {
-    Range(call, in);
-  } else if (op == "ConstantOfShape" && in.size() == 1 && in[0].size() == 1 && AllNumbers(in[0]) &&
+  } else if (op == "Range" && in.size() == 3 && OneNumberEach(in)) {
+    return Range(call, in);
+  } else if (op == "ConstantOfShape" && in.size() == 1 && OneNumberEach(in) &&
              call.Find("value") != nullptr && call.Find("value")->t &&
              call.Find("value")->t->dtype == DType::kInt64 && *AsNumber(in[0][0]) <= 64) {
     int64_t value = 0;

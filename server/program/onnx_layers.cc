@@ -18,13 +18,10 @@ namespace {
 using models::Argument;
 using models::ValueId;
 
-std::vector<Argument> AsList(const std::vector<int64_t>& numbers) {
-  return std::vector<Argument>(numbers.begin(), numbers.end());
-}
-
 // ONNX pads all beginnings and then all ends, PyTorch both sides of the last dimension first.
-std::vector<int64_t> AsTorchPads(const std::vector<int64_t>& pads) {
-  std::vector<int64_t> pairs;
+template <typename Size>
+std::vector<Size> AsTorchPads(const std::vector<Size>& pads) {
+  std::vector<Size> pairs;
   for (size_t i = pads.size() / 2; i-- > 0;) {
     pairs.push_back(pads[i]);
     pairs.push_back(pads[i + pads.size() / 2]);
@@ -165,8 +162,8 @@ void ImportLayerNormalization(OnnxCall& call) {
 void ImportPad(OnnxCall& call) {
   const std::string mode = call.Text("mode", "constant");
   const int64_t rank = call.In(0).rank;
-  std::vector<int64_t> given = call.Numbers(1);
-  std::vector<int64_t> pads(static_cast<size_t>(2 * rank), 0);
+  const OnnxIntegers given = call.Integers(1);
+  OnnxIntegers pads(static_cast<size_t>(2 * rank), int64_t{0});
   std::vector<int64_t> axes;
   for (int64_t i = 0; i < rank; ++i) axes.push_back(i);
   if (call.Has(3)) axes = call.Numbers(3);
@@ -176,18 +173,19 @@ void ImportPad(OnnxCall& call) {
     pads[axis] = given[i];
     pads[axis + static_cast<size_t>(rank)] = given[i + axes.size()];
   }
-  std::vector<int64_t> pairs = AsTorchPads(pads);
-  while (pairs.size() >= 2 && pairs.back() == 0 && pairs[pairs.size() - 2] == 0) {
+  OnnxIntegers pairs = AsTorchPads(pads);
+  const auto is_nothing = [](const Argument& pad) { return AsNumber(pad) && *AsNumber(pad) == 0; };
+  while (pairs.size() >= 2 && is_nothing(pairs.back()) && is_nothing(pairs[pairs.size() - 2])) {
     pairs.resize(pairs.size() - 2);
   }
   const std::optional<double> value = call.Has(2) ? call.Number(2) : 0.0;
   if (!value.has_value()) return call.Unsupported("a value that is not constant");
   ValueId x = call.Tensor(0);
   if (mode == "constant") {
-    if (!pairs.empty()) x = call.Emit("aten::constant_pad_nd", {x, AsList(pairs), *value});
+    if (!pairs.empty()) x = call.Emit("aten::constant_pad_nd", {x, std::move(pairs), *value});
   } else if (mode == "reflect" || mode == "edge") {
     x = call.Emit("aten::pad",
-                  {x, AsList(pairs), std::string(mode == "edge" ? "replicate" : "reflect")});
+                  {x, std::move(pairs), std::string(mode == "edge" ? "replicate" : "reflect")});
   } else {
     return call.Unsupported("mode ", Printable(mode));
   }

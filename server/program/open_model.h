@@ -39,10 +39,9 @@ struct OpenedModel {
   }
 };
 
-// `path`: a weights file, a file that holds a program and its weights, or a folder: of a
-// checkpoint's files, or of a program ("program.pt2", "program.pt", "program.onnx", "plugin.so")
-// and its weights. A config.json of Hugging Face's beside the weights is heeded. Errors are those
-// of OpenCheckpoint and ChooseArchitecture.
+// `path`: a weights file, a file that holds a program and its weights, or a folder of either. A
+// program beside the weights ("program.pt2", "program.pt", "program.onnx", "plugin.so") is heeded,
+// and so is Hugging Face's config.json. Errors are those of OpenCheckpoint and ChooseArchitecture.
 absl::StatusOr<OpenedModel> OpenModel(const std::string& path, const ModelOptions& options = {});
 
 // The network with its weights on the CPU, ready to be run. Its tensors own their memory. Errors

@@ -9,7 +9,6 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "server/base/file.h"
 #include "server/base/printable.h"
 #include "server/checkpoint/archive/zip_archive.h"
@@ -17,7 +16,6 @@
 #include "server/program/aot_package.h"
 #include "server/program/exported_program.h"
 #include "server/program/onnx_import.h"
-#include "server/program/plugin.h"
 #include "server/program/torchscript.h"
 
 namespace sconce {
@@ -49,20 +47,6 @@ ProgramKind KindOfZip(const File& file) {
   return archive->Find("constants.pkl") != nullptr ? ProgramKind::kTorchScript : ProgramKind::kNone;
 }
 
-absl::StatusOr<std::shared_ptr<const models::Architecture>> OpenOnlyOne(
-    const std::string& path, const ProgramOptions& options) {
-  auto offered = OpenPlugin(path, options);
-  if (!offered.ok()) return offered.status();
-  if (offered->size() == 1) return offered->front();
-  return absl::FailedPreconditionError(absl::StrCat(
-      Printable(path), ": offers ", offered->size(), " architectures, ",
-      absl::StrJoin(*offered, ", ",
-                    [](std::string* out, const auto& architecture) {
-                      absl::StrAppend(out, Printable(std::string(architecture->name())));
-                    }),
-      "; a line in config.pbtxt says which it is: architecture { name: \"NAME\" }"));
-}
-
 }  // namespace
 
 absl::StatusOr<ProgramKind> ProbeProgram(const std::string& path) {
@@ -86,27 +70,35 @@ absl::StatusOr<ProgramKind> ProbeProgram(const std::string& path) {
 }
 
 absl::StatusOr<std::shared_ptr<const models::Architecture>> OpenProgram(
-    const std::string& path, const ProgramOptions& options) {
-  const absl::StatusOr<ProgramKind> kind = ProbeProgram(path);
-  if (!kind.ok()) return kind.status();
-  switch (*kind) {
+    const std::string& path, ProgramKind kind, const ProgramOptions& options) {
+  switch (kind) {
     case ProgramKind::kExportedProgram:
       return OpenExportedProgram(path, options);
     case ProgramKind::kAotInductor:
       return OpenAotPackage(path, options);
-    case ProgramKind::kPlugin:
-      return OpenOnlyOne(path, options);
     case ProgramKind::kTorchScript:
       return OpenTorchScript(path, options);
     case ProgramKind::kOnnx:
       return OpenOnnxProgram(path, options);
+    case ProgramKind::kPlugin:  // which may offer several: OpenPlugin
     case ProgramKind::kNone:
       break;
+  }
+  // What else it is, or what is wrong with it, the reader of weights can say.
+  const auto weights = OpenCheckpoint(path);
+  std::string got;
+  if (weights.ok()) {
+    got = absl::StrCat("weights alone (", (*weights)->format(), ")");
+  } else {
+    const std::string message(weights.status().message());
+    const size_t own = message.starts_with(Printable(path)) ? Printable(path).size() + 2 : 0;
+    got = absl::StrCat("something else: ", message.substr(std::min(own, message.size())));
   }
   return absl::InvalidArgumentError(
       absl::StrCat(Printable(path),
                    ": expected a program (an exported program, TorchScript, ONNX, an AOTInductor "
-                   "package or a plugin), got something else"));
+                   "package or a plugin), got ",
+                   got));
 }
 
 }  // namespace sconce

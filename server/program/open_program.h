@@ -28,14 +28,14 @@ enum class ProgramKind {
 // those of reading.
 absl::StatusOr<ProgramKind> ProbeProgram(const std::string& path);
 
-// The architecture that the program in `path` is, with its own name and no parameters. It holds
-// what it needs: the file is not read again. Its networks' tensors have the names that the
-// program's weights have, those of the state_dict of the module it was made from. INVALID_ARGUMENT,
-// DATA_LOSS: what is wrong with the file, named; FAILED_PRECONDITION: native code that is not
-// allowed, or something must be configured; UNIMPLEMENTED: an operator or a feature that is not
-// supported, named.
+// The architecture that the program in `path` is, which ProbeProgram has said is of this kind, with
+// its own name and no parameters. It holds what it needs: the file is not read again. Its networks'
+// tensors have the names that the program's weights have, those of the state_dict of the module it
+// was made from. INVALID_ARGUMENT, DATA_LOSS: what is wrong with the file, named;
+// FAILED_PRECONDITION: native code that is not allowed, or something must be configured;
+// UNIMPLEMENTED: an operator or a feature that is not supported, named.
 absl::StatusOr<std::shared_ptr<const models::Architecture>> OpenProgram(
-    const std::string& path, const ProgramOptions& options);
+    const std::string& path, ProgramKind kind, const ProgramOptions& options);
 
 }  // namespace sconce
 

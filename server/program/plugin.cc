@@ -43,10 +43,11 @@ auto Contained(const std::string& plugin, Body body) -> decltype(body()) {
 }
 
 // An architecture of a plugin, with what is asked of it only once already asked.
-class PluginArchitecture final : public Architecture {
+class PluginArchitecture final : public models::Architecture {
  public:
-  PluginArchitecture(std::string plugin, const Architecture& of_plugin)
+  PluginArchitecture(std::string plugin, std::string id, const Architecture& of_plugin)
       : plugin_(std::move(plugin)),
+        id_(std::move(id)),
         of_plugin_(of_plugin),
         name_(of_plugin.name()),
         family_(of_plugin.family()),
@@ -54,6 +55,7 @@ class PluginArchitecture final : public Architecture {
 
   absl::string_view name() const override { return name_; }
   absl::string_view family() const override { return family_; }
+  std::string program_id() const override { return id_; }
   const std::vector<models::ParameterSpec>& parameters() const override { return parameters_; }
 
   absl::StatusOr<models::Inference> Infer(absl::Span<const models::NamedShape> state,
@@ -77,6 +79,7 @@ class PluginArchitecture final : public Architecture {
 
  private:
   const std::string plugin_;
+  const std::string id_;
   const Architecture& of_plugin_;
   const std::string name_;
   const std::string family_;
@@ -124,7 +127,8 @@ absl::StatusOr<void*> Load(const std::string& path, const SealedCopy& copy) {
   return library;
 }
 
-absl::StatusOr<Architectures> Offers(const std::string& path, void* library) {
+absl::StatusOr<Architectures> Offers(const std::string& path, const std::string& id,
+                                     void* library) {
   const auto function =
       reinterpret_cast<models::PluginFunction>(::dlsym(library, models::kPluginSymbol));
   if (function == nullptr) {
@@ -137,7 +141,7 @@ absl::StatusOr<Architectures> Offers(const std::string& path, void* library) {
     if (absl::Status fits = CheckHeader(header, path); !fits.ok()) return fits;
     Architectures found;
     for (const Architecture* const architecture : header->architectures()) {
-      found.push_back(std::make_shared<PluginArchitecture>(path, *architecture));
+      found.push_back(std::make_shared<PluginArchitecture>(path, id, *architecture));
     }
     if (found.empty()) {
       return absl::InvalidArgumentError(absl::StrCat(path, ": offers no architecture"));
@@ -173,7 +177,7 @@ absl::StatusOr<Architectures> OpenPlugin(const std::string& path, const ProgramO
     if (!copy.ok()) return copy.status();
     const absl::StatusOr<void*> library = Load(shown, **copy);
     if (!library.ok()) return library.status();
-    known = loaded->emplace(id, Offers(shown, *library)).first;
+    known = loaded->emplace(id, Offers(shown, id, *library)).first;
   }
   return known->second;
 }

@@ -1,7 +1,6 @@
 #include "server/program/pt2_graph.h"
 
 #include <algorithm>
-#include <cctype>
 #include <cstdint>
 #include <limits>
 #include <map>
@@ -19,6 +18,7 @@
 #include "server/program/pt2_arguments.h"
 #include "server/program/pt2_expression.h"
 #include "server/program/pt2_json.h"
+#include "server/program/pt2_module.h"
 #include "server/program/pt2_tree.h"
 
 namespace sconce {
@@ -31,6 +31,12 @@ using models::SizeExpression;
 using models::ValueId;
 
 constexpr int64_t kSchema = 8;
+
+bool IsNumber(const std::string& kind) {
+  const std::set<std::string_view> kinds = {"as_int",     "as_float",     "as_bool",
+                                            "as_sym_int", "as_sym_float", "as_sym_bool"};
+  return kinds.count(kind) > 0;
+}
 
 class Importer {
  public:
@@ -52,7 +58,8 @@ class Importer {
     ReadInputs(List(Member(signature, "input_specs")));
     ReadNodes(graph, scope_, 0);
     ReadOutputs(List(Member(signature, "output_specs")));
-    ReadModules();
+    graph_.class_name = ClassNameOf(module_);
+    graph_.module_names = SubmoduleNamesOf(module_);
     return std::move(graph_);
   }
 
@@ -160,7 +167,7 @@ class Importer {
 
   // As the module's forward() calls them, where that is known.
   void NameInputs(size_t users) {
-    const Json* signature = RootSignature();
+    const Json* signature = ForwardSignature(module_);
     if (signature == nullptr) return;
     const auto names = signature->find("forward_arg_names");
     if (names == signature->end() || !names->is_array() || names->size() != users) return;
@@ -171,18 +178,6 @@ class Importer {
     for (size_t i = 0; i < graph_.inputs.size(); ++i) {
       graph_.inputs[i].name = Printable((*names)[input_places_[i]].get<std::string>());
     }
-  }
-
-  const Json* RootSignature() const {
-    const auto calls = module_.find("module_call_graph");
-    if (calls == module_.end() || !calls->is_array()) return nullptr;
-    for (const Json& call : *calls) {
-      const auto name = call.find("fqn");
-      const auto signature = call.find("signature");
-      if (name == call.end() || !name->is_string() || !name->get<std::string>().empty()) continue;
-      if (signature != call.end() && signature->is_object()) return &*signature;
-    }
-    return nullptr;
   }
 
   std::string OwnName(const Json& body, const char* key) {
@@ -312,7 +307,7 @@ class Importer {
   }
 
   void ReadOutputs(const Json& specs) {
-    const Json* signature = RootSignature();
+    const Json* signature = ForwardSignature(module_);
     std::string tree;
     if (signature != nullptr && signature->contains("out_spec") &&
         (*signature)["out_spec"].is_string()) {
@@ -323,19 +318,30 @@ class Importer {
       if (kind == "user_output") continue;
       if (kind == "buffer_mutation") {
         Unsupported("it changes its buffer '", Printable(Text(Member(*body, "buffer_name"))),
+                    "' when it runs, which is not supported (a module in training mode does it: "
+                    "call eval() before exporting)");
+      }
+      if (kind == "parameter_mutation") {
+        Unsupported("it changes its parameter '", Printable(Text(Member(*body, "parameter_name"))),
+                    "' when it runs, which is not supported");
+      }
+      if (kind == "user_input_mutation") {
+        Unsupported("it changes the input '", Printable(Text(Member(*body, "user_input_name"))),
                     "' when it runs, which is not supported");
       }
       Unsupported("results of the kind '", Printable(kind), "' are not supported");
     }
-    const std::vector<std::string> names = LeafNames(
-        tree, specs.size(), "output", [this](const std::string& type) { return FieldsOf(type); });
+    const std::vector<std::string> names =
+        LeafNames(tree, specs.size(), "output",
+                  [this](const std::string& type) { return TupleFieldsOf(module_, type); });
     for (size_t i = 0; i < specs.size(); ++i) {
       const Json& argument = Member(*Alternative(specs[i]).second, "arg");
       const auto [kind, body] = Alternative(argument);
       if (kind == "as_none") continue;
       if (kind != "as_tensor") {
-        Unsupported("output '", Printable(names[i]), "': expected a tensor, got '", Printable(kind),
-                    "'");
+        Unsupported("output '", Printable(names[i]), "': expected a tensor, got ",
+                    IsNumber(kind) ? "a number" : absl::StrCat("'", Printable(kind), "'"),
+                    "; what is no tensor cannot be answered");
       }
       const std::string value = Text(Member(*body, "name"));
       models::GraphOutput output{.name = Printable(names[i]),
@@ -353,48 +359,6 @@ class Importer {
       graph_.outputs.push_back(std::move(output));
     }
     if (graph_.outputs.empty()) Unsupported("expected a program with results, got one without");
-  }
-
-  std::vector<std::string> FieldsOf(const std::string& type) const {
-    std::vector<std::string> names;
-    const auto types = module_.find("treespec_namedtuple_fields");
-    if (types == module_.end() || !types->is_object() || !types->contains(type)) return names;
-    for (const Json& name : List(Member((*types)[type], "field_names"))) {
-      names.push_back(Text(name));
-    }
-    return names;
-  }
-
-  void ReadModules() {
-    graph_.class_name = ClassName();
-    const auto calls = module_.find("module_call_graph");
-    if (calls == module_.end() || !calls->is_array()) return;
-    for (const Json& call : *calls) {
-      const auto name = call.find("fqn");
-      if (name == call.end() || !name->is_string()) continue;
-      const auto text = name->get<std::string>();
-      // Further calls of the same module have a number after an '@'.
-      if (text.empty() || text.find('@') != std::string::npos || Printable(text) != text) continue;
-      graph_.module_names.push_back(text);
-    }
-  }
-
-  // The outermost module of the first node that tells: "L__self__,,package.ResNet;...".
-  std::string ClassName() const {
-    for (const Json& node : List(Member(Member(module_, "graph"), "nodes"))) {
-      const auto metadata = node.find("metadata");
-      if (metadata == node.end() || !metadata->is_object()) continue;
-      const auto stack = metadata->find("nn_module_stack");
-      if (stack == metadata->end() || !stack->is_string()) continue;
-      std::string text = stack->get<std::string>();
-      text = text.substr(0, text.find(';'));
-      text = text.substr(text.find_last_of(",.") + 1);
-      const auto is_word = [](unsigned char c) { return std::isalnum(c) != 0 || c == '_'; };
-      if (!text.empty() && text.size() < 100 && std::all_of(text.begin(), text.end(), is_word)) {
-        return text;
-      }
-    }
-    return "Program";
   }
 
   const Json& program_;

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 #include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/runtime/interpreter.h>
 
 #include <cstddef>
@@ -12,10 +13,13 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "models/assignable.h"
 #include "server/base/printable.h"
 #include "server/checkpoint/error_context.h"
+#include "server/program/program_hasher.h"
 #include "server/program/torchscript_file.h"
 #include "server/program/torchscript_graph.h"
+#include "server/program/torchscript_id.h"
 #include "server/program/torchscript_signature.h"
 #include "server/weights/key_normalisation.h"
 
@@ -40,6 +44,7 @@ struct Alias {
 
 // What all networks of one archive share.
 struct Script {
+  std::string id;
   std::string class_name;
   models::Signature signature;
   ScriptCall call;
@@ -104,12 +109,7 @@ class TorchScriptNet final : public models::Net {
 
   void Assign(size_t index, const at::Tensor& tensor) override {
     const Weight& weight = script_->weights.at(index);
-    const bool floating =
-        c10::isFloatingType(weight.dtype) && c10::isFloatingType(tensor.scalar_type());
-    TORCH_CHECK(
-        tensor.sizes() == weight.shape && (tensor.scalar_type() == weight.dtype || floating),
-        weight.name, ": expected ", weight.dtype, at::IntArrayRef(weight.shape), ", got ",
-        tensor.scalar_type(), tensor.sizes());
+    models::CheckAssignable(weight.name, weight.dtype, weight.shape, tensor);
     SetWeight(index, tensor);
   }
 
@@ -190,6 +190,7 @@ class TorchScriptArchitecture final : public models::Architecture {
 
   absl::string_view name() const override { return "torchscript"; }
   absl::string_view family() const override { return "torchscript"; }
+  std::string program_id() const override { return script_->id; }
   const std::vector<models::ParameterSpec>& parameters() const override { return parameters_; }
 
   absl::StatusOr<models::Inference> Infer(absl::Span<const models::NamedShape>,
@@ -308,6 +309,23 @@ absl::Status TakeWeights(Script& script) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::string> IdOf(const Script& script) {
+  ProgramHasher hasher;
+  for (const Weight& weight : script.weights) {
+    hasher.Add(weight.name);
+    hasher.Add(weight.dtype);
+    hasher.AddAll(weight.shape);
+    hasher.Add(weight.is_parameter);
+  }
+  try {
+    HashScript(script.module, *script.forward, hasher);
+  } catch (const std::exception& error) {
+    return absl::UnimplementedError(
+        absl::StrCat("it holds something that is not supported: ", Printable(error.what(), 600)));
+  }
+  return hasher.Id();
+}
+
 absl::StatusOr<std::shared_ptr<const Script>> ReadScript(const std::string& path,
                                                          const ProgramOptions& options) {
   absl::StatusOr<torch::jit::Module> module = LoadScriptModule(path, options.max_metadata_bytes);
@@ -324,6 +342,9 @@ absl::StatusOr<std::shared_ptr<const Script>> ReadScript(const std::string& path
   script->signature = options.declared;
   script->class_name = script->module.type()->name()->name();
   if (absl::Status taken = TakeWeights(*script); !taken.ok()) return taken;
+  absl::StatusOr<std::string> id = IdOf(*script);
+  if (!id.ok()) return id.status();
+  script->id = *std::move(id);
   return script;
 }
 

@@ -5,13 +5,20 @@
 #ifndef SCONCE_SERVER_PROGRAM_TORCHSCRIPT_FILE_H_
 #define SCONCE_SERVER_PROGRAM_TORCHSCRIPT_FILE_H_
 
-#include <torch/csrc/jit/api/module.h>
+#include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+
+namespace c10::ivalue {
+struct Object;
+}  // namespace c10::ivalue
+namespace torch::jit {
+struct Module;
+}  // namespace torch::jit
 
 namespace sconce {
 

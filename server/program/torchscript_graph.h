@@ -6,12 +6,15 @@
 #define SCONCE_SERVER_PROGRAM_TORCHSCRIPT_GRAPH_H_
 
 #include <c10/core/Device.h>
-#include <torch/csrc/jit/api/module.h>
-#include <torch/csrc/jit/ir/ir.h>
 
 #include <memory>
 
 #include "absl/status/statusor.h"
+
+namespace torch::jit {
+struct Graph;
+struct Module;
+}  // namespace torch::jit
 
 namespace sconce {
 

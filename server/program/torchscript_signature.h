@@ -5,8 +5,7 @@
 #ifndef SCONCE_SERVER_PROGRAM_TORCHSCRIPT_SIGNATURE_H_
 #define SCONCE_SERVER_PROGRAM_TORCHSCRIPT_SIGNATURE_H_
 
-#include <ATen/core/function_schema.h>
-#include <ATen/core/ivalue.h>
+#include <ATen/core/Tensor.h>
 
 #include <cstddef>
 #include <optional>
@@ -15,6 +14,11 @@
 
 #include "absl/status/statusor.h"
 #include "models/net.h"
+
+namespace c10 {
+struct FunctionSchema;
+struct IValue;
+}  // namespace c10
 
 namespace sconce {
 

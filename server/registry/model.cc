@@ -51,25 +51,34 @@ void Model::Serve(Serving serving) {
 Lost Model::RetireLost(const ModelVersion& version, std::string reason) {
   Serving retired;  // dropped outside the lock
   MutexLock lock(&mutex_);
+  const auto lost = [&] {
+    ++serving_change_;
+    lost_because_ = std::move(reason);
+  };
   if (serving_.canary.get() == &version) {
     retired.canary = std::move(serving_.canary);
     serving_.canary_share = 0;
     serving_.trial = nullptr;
-    ++serving_change_;
+    lost();
     return Lost::kBeside;
   }
   const auto other = serving_.others.find(version.number);
   if (other != serving_.others.end() && other->second.get() == &version) {
     retired.live = std::move(other->second);
     serving_.others.erase(other);
-    ++serving_change_;
+    lost();
     return Lost::kBeside;
   }
   if (serving_.live.get() != &version) return Lost::kNothing;
   std::swap(retired, serving_);
-  ++serving_change_;
-  progress_.last_error = std::move(reason);
+  lost();
+  progress_.last_error = lost_because_;
   return Lost::kModel;
+}
+
+std::string Model::lost_because() const {
+  MutexLock lock(&mutex_);
+  return lost_because_;
 }
 
 void Model::SetProgress(Progress progress) {

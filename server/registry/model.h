@@ -51,6 +51,7 @@ struct VersionRecord {
   std::string weights_id;  // empty while it is not known
   int64_t weights_bytes = 0;
   int64_t shared_bytes = 0;
+  std::vector<PreparedDeviation> deviations = {};  // ModelVersion::deviations
   std::string error;  // of a version that was rejected, withdrawn or lost
 };
 
@@ -92,6 +93,9 @@ class Model {
   // `reason`, where it is the live one.
   Lost RetireLost(const ModelVersion& version, std::string reason);
 
+  // The last reason that RetireLost took a version out of service for; empty: it never did.
+  std::string lost_because() const;
+
   // What an operator is told beside the version: loading, and why the last attempt failed; empty
   // after a success.
   struct Progress {
@@ -112,6 +116,7 @@ class Model {
   std::atomic<uint64_t> serving_change_{0};  // raised under mutex_
   mutable Mutex mutex_;
   Serving serving_ ABSL_GUARDED_BY(mutex_);
+  std::string lost_because_ ABSL_GUARDED_BY(mutex_);
   Progress progress_ ABSL_GUARDED_BY(mutex_);
   std::vector<VersionRecord> records_ ABSL_GUARDED_BY(mutex_);
 };

@@ -13,6 +13,7 @@
 #include "server/device/device_footprint.h"
 #include "server/device/replica.h"
 #include "server/registry/model_config.h"
+#include "server/registry/prepared_deviation.h"
 #include "server/registry/signature.h"
 
 namespace sconce {
@@ -38,6 +39,8 @@ struct ModelVersion {
   Signature signature;
   ModelConfig config;
   std::vector<DeviceFootprint> footprints;  // by device it is on
+  // By device, where the network was prepared.
+  std::vector<PreparedDeviation> deviations;
   // What of weights_bytes was in memory already, as another version's.
   int64_t shared_bytes = 0;
   // Destroyed once the replicas are: gives back to the devices what these leave.

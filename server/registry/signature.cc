@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "server/base/printable.h"
+#include "server/registry/tied_sizes.h"
 
 namespace sconce {
 namespace {
@@ -156,6 +157,9 @@ absl::StatusOr<CheckedInputs> CheckInputs(const std::string& model_version,
                   " has more bytes than can be counted");
     }
     checked.size_bytes.push_back(size_bytes);
+  }
+  if (std::string why = WhySizesDiffer(signature, checked.position, inputs); !why.empty()) {
+    return fail(why);
   }
   if (checked.rows > max_batch_rows) {
     return fail("expects at most ", max_batch_rows, " rows in a request, got ", checked.rows);

@@ -66,10 +66,10 @@ struct CheckedInputs {
 };
 
 // Checks declared inputs against the signature: each input given once, unless it may be left out,
-// datatype, rank, every dimension, one common number of rows between 1 and `max_batch_rows`.
-// INVALID_ARGUMENT otherwise; the message begins with `model_version` ("resnet50/7") and says what
-// was expected and what came. What the elements are is not looked at:
-// CheckValues (signature_rules.h).
+// datatype, rank, every dimension, sizes that depend on one another, one common number of rows
+// between 1 and `max_batch_rows`. INVALID_ARGUMENT otherwise; the message begins with
+// `model_version` ("resnet50/7") and says what was expected and what came. What the elements are is
+// not looked at: CheckValues (signature_rules.h).
 absl::StatusOr<CheckedInputs> CheckInputs(const std::string& model_version,
                                           const Signature& signature, int64_t max_batch_rows,
                                           absl::Span<const DeclaredInput> inputs);

@@ -13,12 +13,14 @@
 #include "server/base/element_index.h"
 #include "server/base/printable.h"
 #include "server/registry/tensor_fill.h"
+#include "server/registry/tied_sizes.h"
 
 namespace sconce {
 namespace {
 
 using models::Range;
 using models::TensorRules;
+using models::TiedSize;
 
 std::string ValuesText(const std::optional<Range>& values) {
   return values.has_value() ? absl::StrCat(values->minimum, " to ", values->maximum) : "any";
@@ -41,6 +43,19 @@ absl::Status CheckOwnRules(const TensorSpec& spec) {
   for (const Range& sizes : rules.sizes) {
     if (sizes.minimum < 0 || sizes.maximum < sizes.minimum) {
       return fail("expected a range of sizes, got ", sizes.minimum, " to ", sizes.maximum);
+    }
+  }
+  if (!rules.ties.empty() && rules.ties.size() != spec.dims.size()) {
+    return fail("expected ties for ", spec.dims.size(), " dimensions, got ", rules.ties.size());
+  }
+  for (const TiedSize& tied : rules.ties) {
+    if (tied.tie == -1) continue;
+    if (tied.tie < -1 || tied.multiple < 1) {
+      return fail("expected sizes that are multiples of a number from 1 on, got of ", tied.multiple,
+                  " in the tie ", tied.tie);
+    }
+    if (rules.padding.has_value()) {
+      return fail("expected no size of a padded input to depend on another, got one that does");
     }
   }
   if (rules.values.has_value() &&
@@ -227,6 +242,7 @@ std::string WhyIncompatible(const Signature& before, const Signature& after) {
     std::string why = WhyIncompatible(before.inputs[i], after.inputs[i], true, batched);
     if (!why.empty()) return why;
   }
+  if (std::string why = WhyFewerSizes(before, after); !why.empty()) return why;
   for (size_t i = 0; i < before.outputs.size(); ++i) {
     std::string why = WhyIncompatible(before.outputs[i], after.outputs[i], false, batched);
     if (!why.empty()) return why;

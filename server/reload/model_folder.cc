@@ -22,12 +22,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr ptrdiff_t kMaxGolden = 64;
-constexpr std::array<absl::string_view, 5> kWeightsExtensions = {".pth", ".pt", ".bin", ".ckpt",
-                                                                 ".safetensors"};
 // Files that hold weights, too, but are often beside them for other readers.
 constexpr std::array<absl::string_view, 2> kProgramExtensions = {".pt2", ".onnx"};
-constexpr std::array<absl::string_view, 3> kHuggingFaceNames = {"config.json", "modules.json",
-                                                                "1_Pooling/config.json"};
 constexpr std::array<absl::string_view, 2> kIndexEndings = {".safetensors.index.json",
                                                             ".bin.index.json"};
 // Folders of more entries than this are no models; messages name a few of them only.
@@ -66,8 +62,8 @@ bool IsFolder(const std::string& path) {
   return fs::is_directory(path, error);
 }
 
-template <size_t kCount>
-bool EndsWithAny(absl::string_view name, const std::array<absl::string_view, kCount>& extensions) {
+template <typename Extensions>
+bool EndsWithAny(absl::string_view name, const Extensions& extensions) {
   const std::string lower = absl::AsciiStrToLower(name);
   return std::any_of(extensions.begin(), extensions.end(), [&lower](absl::string_view extension) {
     return lower.size() > extension.size() && absl::EndsWith(lower, extension);

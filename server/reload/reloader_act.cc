@@ -178,6 +178,7 @@ void Reloader::RemoveModel(const EntryPtr& entry) {
     registry_->Remove(name);
     metrics_->ForModel(name)->SetServingVersion(0, "");
     metrics_->ForModel(name)->SetMemory({});
+    metrics_->ForModel(name)->SetDeviations({});
   }
   spdlog::info("model '{}': removed, its folder is gone", name);
   MutexLock lock(&mutex_);

@@ -37,6 +37,20 @@ std::vector<ModelMemory> MemoryOf(const Serving& serving) {
   return memory;
 }
 
+std::vector<VersionDeviation> DeviationsOf(const Serving& serving) {
+  std::vector<VersionDeviation> deviations;
+  const auto add = [&deviations](const ModelVersion& version) {
+    for (const PreparedDeviation& measured : version.deviations) {
+      if (!measured.not_measured.empty()) continue;
+      deviations.push_back({version.number, measured.device, measured.absolute, measured.relative});
+    }
+  };
+  if (serving.live != nullptr) add(*serving.live);
+  for (const auto& [number, version] : serving.others) add(*version);
+  if (serving.canary != nullptr) add(*serving.canary);
+  return deviations;
+}
+
 bool Answers(const Serving& serving, const ModelVersion* version) {
   if (serving.live.get() == version || serving.canary.get() == version) return true;
   return std::any_of(serving.others.begin(), serving.others.end(),
@@ -173,6 +187,7 @@ void Reloader::Serve(const EntryPtr& entry) {
       metrics->SetServingVersion(serving.live->number, serving.live->weights_id);
     }
     metrics->SetMemory(MemoryOf(serving));
+    metrics->SetDeviations(DeviationsOf(serving));
   }
   MutexLock lock(&mutex_);
   entry->changing = false;
@@ -187,7 +202,8 @@ void Reloader::ForgetLost(ModelEntry* entry) {
       ++known;
       continue;
     }
-    const std::string error = "no device that it was on works any more";
+    const std::string error = absl::StrCat("no device that it was on works any more: ",
+                                           entry->model->lost_because());
     entry->lost = absl::StrCat("version ", known->first, ": ", error);
     entry->records.Set(known->second.record, VersionState::kRetired, WallNow(), error);
     known = entry->serving.erase(known);

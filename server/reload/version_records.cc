@@ -45,6 +45,7 @@ void VersionRecords::Describe(Id id, const ModelVersion& version) {
   record->weights_id = version.weights_id;
   record->weights_bytes = version.weights_bytes;
   record->shared_bytes = version.shared_bytes;
+  record->deviations = version.deviations;
 }
 
 void VersionRecords::Erase(Id id) {

@@ -62,6 +62,13 @@ void DescribeRecord(const VersionRecord& record, admin::v1::Version* version) {
   version->set_weights_bytes(record.weights_bytes);
   version->set_shared_bytes(record.shared_bytes);
   version->set_error(MessageForWire(record.error));
+  for (const PreparedDeviation& deviation : record.deviations) {
+    admin::v1::PreparedDeviation* prepared = version->add_prepared();
+    prepared->set_device(deviation.device);
+    prepared->set_absolute(deviation.absolute);
+    prepared->set_relative(deviation.relative);
+    prepared->set_not_measured(MessageForWire(deviation.not_measured));
+  }
 }
 
 const char* SwapModeName(SwapMode mode) {

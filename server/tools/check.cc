@@ -96,7 +96,7 @@ void CheckStructure(const Checkpoint& checkpoint, const models::Configured& conf
                     Findings& findings) {
   const auto layout = DescribeState(checkpoint);
   if (!layout.ok()) return findings.Problem(layout.status());
-  ArchitectureSources sources = SourcesBeside(checkpoint.path());
+  ArchitectureSources sources = SourcesBeside(checkpoint);
   sources.configured = configured;
   const auto chosen = ChooseArchitecture(layout->tensors, sources);
   models::Detection detection;
@@ -112,7 +112,7 @@ void CheckStructure(const Checkpoint& checkpoint, const models::Configured& conf
         absl::StrCat("the weights fit no known architecture; the nearest, ",
                      models::ToString(near->architecture->name(), near->parameters), ", says: ");
   } else {
-    detection = chosen->detection;
+    detection = *chosen;
     findings.architecture = models::ToString(detection.architecture->name(), detection.parameters);
   }
   findings.why = detection.why;

@@ -18,6 +18,7 @@ namespace {
 
 using admin::v1::AnsweringVersion;
 using admin::v1::ModelStatus;
+using admin::v1::PreparedDeviation;
 using admin::v1::Version;
 
 constexpr size_t kColumnGap = 2;
@@ -73,16 +74,31 @@ Row RowOf(const Version& version, std::chrono::system_clock::time_point now) {
           version.error()};
 }
 
+// "on cuda:0 prepared: outputs differ by at most 0.0021, 0.8% of the largest".
+std::string PreparedText(const PreparedDeviation& prepared) {
+  const std::string head = absl::StrCat("on ", Printable(prepared.device()), " prepared: ");
+  if (!prepared.not_measured().empty()) {
+    return absl::StrCat(head, "not compared, ", Printable(prepared.not_measured(), kMaxErrorBytes));
+  }
+  return absl::StrCat(head, "outputs differ by at most ", NumberText(prepared.absolute()), ", ",
+                      NumberText(prepared.relative()), " of the largest");
+}
+
 std::string TableText(const ModelStatus& model, std::chrono::system_clock::time_point now,
                       const Console& console) {
   if (model.versions().empty()) return "";
   const std::vector<std::string> head = {"version", "state",  "since", "weights id",
                                          "size",    "shared", "file"};
   std::vector<Row> rows;
+  std::vector<std::vector<std::string>> prepared;  // by row
   std::vector<size_t> widths;
   for (const std::string& cell : head) widths.push_back(DisplayWidth(cell));
   for (auto version = model.versions().rbegin(); version != model.versions().rend(); ++version) {
     rows.push_back(RowOf(*version, now));
+    prepared.emplace_back();
+    for (const PreparedDeviation& deviation : version->prepared()) {
+      prepared.back().push_back(PreparedText(deviation));
+    }
     for (size_t i = 0; i < head.size(); ++i) {
       widths[i] = std::max(widths[i], DisplayWidth(rows.back().cells[i]));
     }
@@ -94,10 +110,14 @@ std::string TableText(const ModelStatus& model, std::chrono::system_clock::time_
     return absl::StrCat(text, cells.back());
   };
   std::string text = absl::StrCat(console.Paint(Style::kDim, line(head)), "\n");
-  for (const Row& row : rows) {
+  const size_t indent = 2 + widths[0] + kColumnGap;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const Row& row = rows[i];
     absl::StrAppend(&text, console.Paint(StyleOf(row.state), line(row.cells)), "\n");
+    for (const std::string& remark : prepared[i]) {
+      absl::StrAppend(&text, std::string(indent, ' '), remark, "\n");
+    }
     if (row.error.empty()) continue;
-    const size_t indent = 2 + widths[0] + kColumnGap;
     absl::StrAppend(&text, std::string(indent, ' '), PrintableLines(row.error, indent), "\n");
   }
   return text;
@@ -158,7 +178,19 @@ nlohmann::json ToJson(const AnsweringVersion& version) {
   return json;
 }
 
+nlohmann::json ToJson(const PreparedDeviation& prepared) {
+  const bool measured = prepared.not_measured().empty();
+  return {{"device", prepared.device()},
+          {"absolute", measured ? nlohmann::json(prepared.absolute()) : nlohmann::json(nullptr)},
+          {"relative", measured ? nlohmann::json(prepared.relative()) : nlohmann::json(nullptr)},
+          {"not_measured", OrNull(prepared.not_measured())}};
+}
+
 nlohmann::json ToJson(const Version& version) {
+  nlohmann::json prepared = nlohmann::json::array();
+  for (const PreparedDeviation& deviation : version.prepared()) {
+    prepared.push_back(ToJson(deviation));
+  }
   return {{"number", version.number()},
           {"state", version.state()},
           {"since", TimeText(version.since())},
@@ -166,6 +198,7 @@ nlohmann::json ToJson(const Version& version) {
           {"weights_id", OrNull(version.weights_id())},
           {"weights_bytes", version.weights_bytes()},
           {"shared_bytes", version.shared_bytes()},
+          {"prepared", std::move(prepared)},
           {"error", OrNull(version.error())}};
 }
 

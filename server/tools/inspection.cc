@@ -126,16 +126,15 @@ absl::StatusOr<Inspection> InspectCheckpoint(const Checkpoint& checkpoint, bool 
   const absl::StatusOr<StateLayout> layout = DescribeState(checkpoint);
   if (!layout.ok()) return layout.status();
   inspection.stripped_prefix = layout->stripped_prefix;
-  const auto chosen = ChooseArchitecture(layout->tensors, SourcesBeside(checkpoint.path()));
-  if (chosen.ok()) {
-    const models::Detection& detection = chosen->detection;
+  const auto detection = ChooseArchitecture(layout->tensors, SourcesBeside(checkpoint));
+  if (detection.ok()) {
     inspection.architecture =
-        models::ToString(detection.architecture->name(), detection.parameters);
-    inspection.why = detection.why;
+        models::ToString(detection->architecture->name(), detection->parameters);
+    inspection.why = detection->why;
   } else {
     // The path is at the head of it all.
     const std::string path = absl::StrCat(Printable(checkpoint.path()), ": ");
-    inspection.why = std::string(absl::StripPrefix(chosen.status().message(), path));
+    inspection.why = std::string(absl::StripPrefix(detection.status().message(), path));
   }
 
   for (const CheckpointFile& file : checkpoint.files()) {

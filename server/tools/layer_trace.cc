@@ -293,8 +293,12 @@ absl::StatusOr<LayerTrace> TraceLayers(const models::Net& net,
     const Observation observation(&tracer);
     outputs = net.Forward(inputs);
   } catch (const c10::Error& error) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the network fails on these inputs: ", error.what_without_backtrace()));
+    const std::string what = error.what_without_backtrace();
+    // LibTorch's allocator has no error of its own on the CPU.
+    if (absl::StrContains(what, "can't allocate memory")) {
+      return absl::ResourceExhaustedError("out of memory while the network ran on these inputs");
+    }
+    return absl::InvalidArgumentError(absl::StrCat("the network fails on these inputs: ", what));
   }
   return tracer.Finish(std::move(outputs));
 }

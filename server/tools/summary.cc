@@ -1,115 +1,26 @@
 #include "server/tools/summary.h"
 
-#include <ATen/ops/full.h>
-#include <c10/core/InferenceMode.h>
-#include <c10/util/Exception.h>
-
 #include <algorithm>
 #include <memory>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "nlohmann/json.hpp"
 #include "server/base/printable.h"
-#include "server/program/open_model.h"
 #include "server/tools/layer_importance.h"
 #include "server/tools/layer_trace.h"
+#include "server/tools/served_model.h"
+#include "server/tools/summary_inputs.h"
 #include "server/tools/table.h"
 #include "server/tools/text.h"
-#include "server/weights/state_dict.h"
 
 namespace sconce::tools {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-// What a size that is not fixed is unless it is given, where the network allows that.
-constexpr int64_t kAnySize = 128;
 constexpr size_t kMostChannels = 3;  // of a layer, in text
-
-absl::StatusOr<std::vector<int64_t>> ParseSize(const std::string& text) {
-  std::vector<int64_t> size;
-  for (const absl::string_view part : absl::StrSplit(text, absl::ByAnyChar(",x"))) {
-    int64_t number = 0;
-    if (!absl::SimpleAtoi(part, &number) || number < 1 || number > (int64_t{1} << 31)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--input-size: expected numbers such as 3,224,224, got '", Printable(text), "'"));
-    }
-    size.push_back(number);
-  }
-  return size;
-}
-
-// Without the batch dimension.
-std::vector<int64_t> OwnSize(const models::TensorSpec& spec) {
-  std::vector<int64_t> size = spec.dims;
-  for (size_t d = 0; d < size.size(); ++d) {
-    if (size[d] >= 0) continue;
-    const models::Range range =
-        d < spec.rules.sizes.size() ? spec.rules.sizes[d] : models::Range{.minimum = 1};
-    size[d] = std::clamp(kAnySize, std::max<int64_t>(range.minimum, 1), range.maximum);
-  }
-  return size;
-}
-
-// The smallest value that is allowed, in every element.
-absl::StatusOr<std::vector<at::Tensor>> PlainInputs(const models::Signature& signature,
-                                                    const SummaryOptions& options) {
-  if (options.input_sizes.size() > signature.inputs.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("--input-size: expected at most ",
-                                                   signature.inputs.size(), ", got ",
-                                                   options.input_sizes.size()));
-  }
-  std::vector<at::Tensor> inputs;
-  for (size_t i = 0; i < signature.inputs.size(); ++i) {
-    const models::TensorSpec& spec = signature.inputs[i];
-    std::vector<int64_t> size = OwnSize(spec);
-    if (i < options.input_sizes.size()) {
-      auto given = ParseSize(options.input_sizes[i]);
-      if (!given.ok()) return given.status();
-      size = *std::move(given);
-    }
-    if (signature.rows.batched) {
-      size.insert(size.begin(), std::clamp(options.batch, signature.rows.rows.minimum,
-                                           signature.rows.rows.maximum));
-    }
-    const int64_t value =
-        spec.rules.values.has_value() ? spec.rules.values->minimum : spec.rules.absent.value_or(0);
-    inputs.push_back(at::full(size, value, at::TensorOptions(spec.dtype)));
-  }
-  return inputs;
-}
-
-absl::StatusOr<std::vector<at::Tensor>> SampleInputs(const models::Signature& signature,
-                                                     const std::string& path) {
-  const auto file = OpenCheckpoint(path);
-  if (!file.ok()) return file.status();
-  const auto state = ReadStateDict(**file);
-  if (!state.ok()) return state.status();
-  std::vector<at::Tensor> inputs;
-  for (const models::TensorSpec& spec : signature.inputs) {
-    const auto found =
-        std::find_if(state->tensors.begin(), state->tensors.end(), [&](const StateEntry& entry) {
-          return entry.name == spec.name && !entry.quantized && !entry.sparse.has_value();
-        });
-    if (found == state->tensors.end()) {
-      return absl::InvalidArgumentError(absl::StrCat(Printable(path), ": expected a tensor '",
-                                                     Printable(spec.name), "', found none"));
-    }
-    const int64_t dims = static_cast<int64_t>(spec.dims.size()) + (signature.rows.batched ? 1 : 0);
-    if (found->tensor.dim() != dims || found->tensor.numel() == 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(Printable(path), ": tensor '", Printable(spec.name), "': expected ", dims,
-                       " dimensions", signature.rows.batched ? ", the batch first" : "", ", got ",
-                       ShapeText(found->tensor.sizes())));
-    }
-    inputs.push_back(found->tensor.to(spec.dtype));
-  }
-  return inputs;
-}
 
 struct Summary {
   std::string architecture;
@@ -120,15 +31,21 @@ struct Summary {
   int64_t parameters = 0;  // of the whole network, tied ones once
   int64_t unused = 0;      // of these, the ones that no operator was given
   int64_t multiply_adds = 0;
+  bool machine_code = false;  // the layers are not seen
   std::vector<LayerImportance> importance;
 };
 
 absl::StatusOr<Summary> Gather(const SummaryOptions& options) {
-  const auto model = OpenModel(options.path);
-  if (!model.ok()) return model.status();
+  const auto served = OpenServed(options.path, options.allow_native_code);
+  if (!served.ok()) return served.status();
+  const OpenedModel* const model = &served->model;
+  Summary summary;
+  // Of what is compiled nothing is known but what it calls of LibTorch, and it may read every
+  // weight that it is given.
+  summary.machine_code = model->detection.architecture->family() == "aotinductor";
   absl::StatusOr<std::unique_ptr<models::Net>> net;
-  if (options.importance) {
-    net = LoadModel(*model);
+  if (options.importance || options.allow_native_code) {
+    net = LoadModel(*model, {.strict = served->strict});
     if (!net.ok()) return net.status();
   } else {
     // Shapes are all that matters: no weight is read.
@@ -137,13 +54,13 @@ absl::StatusOr<Summary> Gather(const SummaryOptions& options) {
     (*net)->Eval(c10::Device(c10::DeviceType::CPU));
   }
   const models::Signature& signature = (*net)->signature();
-  const auto inputs = options.samples.empty() ? PlainInputs(signature, options)
-                                              : SampleInputs(signature, options.samples);
+  const auto inputs = options.samples.empty()
+                          ? PlainInputs(signature, options.input_sizes, options.batch)
+                          : SampleInputs(signature, options.samples);
   if (!inputs.ok()) return inputs.status();
   auto trace = TraceLayers(**net, *inputs, /*measure_activation=*/!options.samples.empty());
   if (!trace.ok()) return trace.status();
 
-  Summary summary;
   summary.architecture =
       models::ToString(model->detection.architecture->name(), model->detection.parameters);
   summary.why = model->detection.why;
@@ -214,7 +131,8 @@ Json ToJson(const SummaryOptions& options, const Summary& summary) {
                {"layers", std::move(layers)},
                {"parameters", summary.parameters},
                {"parameters_unused", summary.unused},
-               {"multiply_adds", summary.multiply_adds}};
+               {"multiply_adds", summary.machine_code ? Json() : Json(summary.multiply_adds)},
+               {"machine_code", summary.machine_code}};
   if (options.importance) json["importance"] = ImportanceJson(summary);
   return json;
 }
@@ -260,10 +178,14 @@ void PrintLayers(const SummaryOptions& options, const Summary& summary, Console&
                     layer.multiply_adds > 0 ? ScaledText(layer.multiply_adds) : "-",
                     OperatorsText(layer.operators)});
   }
-  rows.push_back({"total", "", CountText(summary.parameters), ScaledText(summary.multiply_adds),
-                  summary.unused > 0
-                      ? absl::StrCat(CountText(summary.unused), " parameters are not used")
-                      : ""});
+  std::string remark;
+  if (summary.machine_code) {
+    remark = "machine code, whose layers cannot be shown";
+  } else if (summary.unused > 0) {
+    remark = absl::StrCat(PluralText(summary.unused, "parameter"), " not used");
+  }
+  rows.push_back({"total", "", CountText(summary.parameters),
+                  summary.machine_code ? "not known" : ScaledText(summary.multiply_adds), remark});
   console.Print("\n");
   PrintTable({{"layer"}, {"output"}, {"parameters", true}, {"multiply-adds", true}, {"operators"}},
              rows, console);
@@ -281,7 +203,8 @@ std::string WeakestText(const std::vector<double>& values) {
   return absl::StrJoin(parts, ", ");
 }
 
-// The least first: what could be done without.
+// The least by its weights first: what could be done without. By what it puts out, each has a
+// rank, of which 1 is the least.
 void PrintImportance(const Summary& summary, Console& console) {
   std::vector<LayerImportance> layers = summary.importance;
   std::stable_sort(layers.begin(), layers.end(), [](const auto& a, const auto& b) {
@@ -293,7 +216,7 @@ void PrintImportance(const Summary& summary, Console& console) {
   });
   std::vector<Column> columns = {
       {"weight"}, {"channels", true}, {"mean |w|", true}, {"rms", true}, {"of largest", true}};
-  if (active) columns.push_back({"mean |output|", true});
+  if (active) columns.insert(columns.end(), {{"mean |output|", true}, {"rank", true}});
   columns.push_back({active ? "weakest channels by L1; by output" : "weakest channels by L1"});
   std::vector<std::vector<std::string>> rows;
   for (const LayerImportance& layer : layers) {
@@ -302,9 +225,13 @@ void PrintImportance(const Summary& summary, Console& console) {
         NumberText(layer.mean_magnitude), NumberText(layer.root_mean_square),
         PercentText(largest > 0 ? layer.mean_magnitude / largest : 0)};
     std::string weakest = WeakestText(layer.l1);
-    if (active && layer.activation.empty()) row.push_back("-");
+    if (active && layer.activation.empty()) row.insert(row.end(), {"-", "-"});
     if (!layer.activation.empty()) {
+      const auto less_active = std::count_if(layers.begin(), layers.end(), [&](const auto& other) {
+        return !other.activation.empty() && other.mean_activation < layer.mean_activation;
+      });
       row.push_back(NumberText(layer.mean_activation));
+      row.push_back(absl::StrCat(less_active + 1));
       absl::StrAppend(&weakest, "; ", WeakestText(layer.activation));
     }
     row.push_back(std::move(weakest));

@@ -18,6 +18,7 @@ struct SummaryOptions {
   int64_t batch = 1;
   bool json = false;
   bool importance = false;
+  bool allow_native_code = false;
   std::string samples;  // a file of inputs, by name; "": none
 };
 

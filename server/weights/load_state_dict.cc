@@ -15,6 +15,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "server/base/printable.h"
 
 namespace sconce {
@@ -25,6 +26,14 @@ namespace {
 constexpr size_t kMostNamesShown = 1000;
 
 constexpr std::string_view kBatchCounter = "num_batches_tracked";
+
+// A number in the code, as torch.export names it where an ONNX model has it among its weights.
+bool IsLiftedConstant(absl::string_view name) {
+  const size_t dot = name.rfind('.');
+  if (dot != absl::string_view::npos) name.remove_prefix(dot + 1);
+  return absl::ConsumePrefix(&name, "lifted_tensor_") && !name.empty() &&
+         name.find_first_not_of("0123456789") == absl::string_view::npos;
+}
 
 std::string SizeText(at::IntArrayRef sizes) {
   return absl::StrCat("torch.Size([", absl::StrJoin(sizes, ", "), "])");
@@ -155,7 +164,8 @@ class Fitter {
     }
     const auto note_unexpected = [&](const std::string& saved) {
       const std::string name = NameOf(saved, options);
-      if (!name.empty() && !known.contains(name)) keys.unexpected.push_back(saved);
+      if (name.empty() || known.contains(name) || IsLiftedConstant(name)) return;
+      keys.unexpected.push_back(saved);
     };
     for (const StateEntry& entry : state_.tensors) note_unexpected(entry.name);
     for (const NonTensorEntry& entry : state_.non_tensors) note_unexpected(entry.name);

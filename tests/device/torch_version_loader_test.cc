@@ -2,6 +2,8 @@
 // refused, and what a load that fails leaves behind.
 #include "server/loader/torch_version_loader.h"
 
+#include <ATen/ops/ones.h>
+
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -11,6 +13,7 @@
 #include <vector>
 
 #include "models/catalog.h"
+#include "models/program/graph_net.h"
 #include "server/loader/version_signature.h"
 #include "tests/device/sim_test.h"
 #include "tests/support/random_weights.h"
@@ -155,6 +158,49 @@ TEST_F(TorchVersionLoaderTest, DeviceWithRoomForNoBatchIsLeftOutToo) {
   EXPECT_THAT((*version)->provenance, HasSubstr("without a device: sim:1: "));
   request_.config.instances = {{1, Kind::kGpu, {0, 1}}};
   EXPECT_EQ(Load().status().code(), kExhausted);
+}
+
+// The network of the tests' weights, as a program with a constant of 100,000 bytes beside them.
+models::Graph LinearWithConstant() {
+  using models::ValueId;
+  models::Graph graph;
+  graph.class_name = "Made";
+  graph.symbols.push_back({.name = "rows", .range = {.minimum = 1}});
+  const auto rows = models::SizeExpression::OfSymbol(0);
+  const auto value = [&graph](const char* name) { return graph.AddValue(name); };
+  const ValueId x = value("x"), weight = value("weight"), bias = value("bias");
+  const ValueId table = value("table"), sum = value("sum"), linear = value("linear");
+  const ValueId y = value("y");
+  graph.inputs.push_back({"x", x, at::kFloat, {rows, models::SizeExpression::Constant(64)}});
+  graph.weights.push_back({"weight", weight, at::kFloat, {1000, 64}, true});
+  graph.weights.push_back({"bias", bias, at::kFloat, {1000}, true});
+  graph.constants.push_back({"table", table, at::ones({25'000})});
+  const auto call = [&graph](const char* op, const char* overload,
+                             std::vector<models::NamedArgument> arguments, ValueId result) {
+    graph.nodes.push_back({op, op, overload, std::move(arguments), {{.values = {result}}}});
+  };
+  call("aten::sum", "", {{"", table}}, sum);
+  call("aten::linear", "", {{"", x}, {"", weight}, {"", bias}}, linear);
+  call("aten::add", "Tensor", {{"", linear}, {"", sum}}, y);
+  graph.outputs.push_back({"y", y, at::kFloat, {rows, models::SizeExpression::Constant(1000)}});
+  return graph;
+}
+
+TEST_F(TorchVersionLoaderTest, WhatTheNetworkHoldsBesideItsWeightsIsAdmittedAndCounted) {
+  const auto program = models::ArchitectureOf("made", "", LinearWithConstant());
+  ASSERT_TRUE(program.ok()) << program.status();
+  const models::Architecture* const catalog[] = {program->get()};
+  TorchVersionLoader loader{{sim0_}, {}, &health_, false, false, catalog};
+  auto loaded = loader.Load(request_);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  ASSERT_EQ(loaded->version->footprints.size(), 1u);
+  EXPECT_EQ(loaded->version->footprints[0].weights_bytes, 260'096 + 100'000);
+  loaded = absl::UnknownError("");
+  // Enough for the weights and a replica.
+  simdevice::LimitMemory(sim0_, 400'000);
+  const auto refused = loader.Load(request_).status();
+  EXPECT_EQ(refused.code(), kExhausted);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("(weights 360096, "));
 }
 
 TEST_F(TorchVersionLoaderTest, SecondVersionIsRefusedBeforeItTakesMemory) {

@@ -1,8 +1,11 @@
 // Writes the corpora that fuzzing starts from: fuzz_seeds FOLDER makes FOLDER/<target>/ with
 // small sound files, and some that are wrong in one place only.
 
+#include <elf.h>
+
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -207,6 +210,72 @@ Seeds OnnxModels() {
       {"all", bundle(protobuf::Bytes(2, "graph") + raw + typed + integers + external + sparse)}};
 }
 
+// A library that needs two others, of one segment that is read whole and one with the list.
+Seeds Libraries() {
+  constexpr char kNames[] = "\0libtorch.so\0libtorch_cpu.so\0libm.so.6";
+  const std::string names(kNames, sizeof(kNames));
+  const auto library = [&](const std::vector<std::pair<int64_t, uint64_t>>& list) {
+    constexpr size_t kSegments = 2;
+    const size_t list_at = sizeof(Elf64_Ehdr) + kSegments * sizeof(Elf64_Phdr);
+    const size_t names_at = list_at + list.size() * sizeof(Elf64_Dyn);
+    Elf64_Ehdr header = {};
+    std::memcpy(header.e_ident, ELFMAG, SELFMAG);
+    header.e_ident[EI_CLASS] = ELFCLASS64;
+    header.e_ident[EI_DATA] = ELFDATA2LSB;
+    header.e_phoff = sizeof(header);
+    header.e_phentsize = sizeof(Elf64_Phdr);
+    header.e_phnum = kSegments;
+    Elf64_Phdr whole = {}, dynamic = {};
+    whole.p_type = PT_LOAD;
+    whole.p_vaddr = 0x1000;
+    whole.p_filesz = names_at + names.size();
+    dynamic.p_type = PT_DYNAMIC;
+    dynamic.p_offset = list_at;
+    std::string bytes;
+    const auto append = [&bytes](const auto& part) {
+      bytes.append(reinterpret_cast<const char*>(&part), sizeof(part));
+    };
+    append(header);
+    append(whole);
+    append(dynamic);
+    for (const auto& [tag, value] : list) {
+      Elf64_Dyn entry = {};
+      entry.d_tag = tag;
+      entry.d_un.d_val = tag == DT_STRTAB ? whole.p_vaddr + names_at : value;
+      append(entry);
+    }
+    return bytes + names;
+  };
+  const std::pair<int64_t, uint64_t> torch = {DT_NEEDED, 1}, cpu = {DT_NEEDED, 13},
+                                     math = {DT_NEEDED, 29}, texts = {DT_STRTAB, 0},
+                                     end = {DT_NULL, 0};
+  return {{"both", library({math, torch, cpu, texts, end})},
+          {"other", library({texts, math, end})},
+          {"one", library({torch, math, texts, end})},
+          {"endless", library({torch, cpu, texts})}};
+}
+
+// How many leaves, and the tree.
+Seeds Trees() {
+  const std::string leaf = R"({"type":null,"context":null,"children_spec":[]})";
+  const auto tree = [](int leaves, const std::string& of) {
+    return std::string(1, static_cast<char>(leaves)) + "[1," + of + "]";
+  };
+  const std::string pair =
+      R"({"type":"builtins.tuple","context":"null","children_spec":[)" + leaf + "," + leaf + "]}";
+  return {
+      {"leaf", tree(1, leaf)},
+      {"tuple", tree(2, pair)},
+      {"dictionary", tree(3, R"({"type":"builtins.dict","context":"[\"a\", 1]","children_spec":[)" +
+                                 leaf + "," + pair + "]}")},
+      {"named",
+       tree(2, R"({"type":"collections.namedtuple","context":"\"pair\"","children_spec":[)" + leaf +
+                   "," + leaf + "]}")},
+      {"values",
+       std::string(1, '\0') + R"({"as_float":"Infinity","as_int":-1,"as_bool":true,"as_none":[]})"},
+  };
+}
+
 // The target asks for the line of "m.pth".
 Seeds Manifests() {
   const std::string digest(64, 'a'), other = "0123456789abcdefABCDEF" + std::string(42, '0');
@@ -244,5 +313,7 @@ int main(int argc, char** argv) {
   sconce::Write(folder / "onnx", sconce::OnnxModels());
   sconce::Write(folder / "safetensors", sconce::Safetensors());
   sconce::Write(folder / "manifest", sconce::Manifests());
+  sconce::Write(folder / "elf", sconce::Libraries());
+  sconce::Write(folder / "tree", sconce::Trees());
   return 0;
 }

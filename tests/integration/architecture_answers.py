@@ -122,18 +122,22 @@ def deviation(expected: list, seen: list) -> float:
                default=math.inf)  # fmt: skip
 
 
-class Answers:
-    """The program that answers, running; and a folder for what passes between it and Python."""
+class AnsweringProgram:
+    """A program of tests/torch that answers jobs (answer_jobs.h), running; and a folder for what
+    passes between it and Python."""
+
+    PROGRAM: str
 
     def __init__(self, threads: int = 1):
-        build = os.environ["SCONCE_BUILD_DIR"]
-        self.program = pathlib.Path(build) / "tests" / "torch" / "architecture_answers"
+        self.program = pathlib.Path(os.environ["SCONCE_BUILD_DIR"]) / "tests/torch" / self.PROGRAM
         self.threads = threads
 
     def __enter__(self):
-        self.folder = tempfile.TemporaryDirectory(prefix="sconce-answers-")
+        self.scratch = tempfile.TemporaryDirectory(prefix="sconce-answers-")
+        self.folder = pathlib.Path(self.scratch.name)
         self.process = subprocess.Popen(
-            [self.program, str(self.threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [self.program, str(self.threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True,
         )  # fmt: skip
         return self
 
@@ -141,7 +145,33 @@ class Answers:
         self.process.stdin.close()
         self.process.wait(timeout=60)
         self.process.stdout.close()
-        self.folder.cleanup()
+        self.scratch.cleanup()
+
+    def job(self, **job) -> dict:
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        assert line, f"{self.PROGRAM} ended: {self.process.wait()}"
+        return json.loads(line)
+
+
+def read_tensors(path, described: list) -> list:
+    """The tensors whose bytes lie in a file one after the other, by their dtypes and shapes."""
+    data, tensors, begin = bytearray(path.read_bytes()), [], 0
+    for one in described:
+        dtype = DTYPES[one["dtype"]]
+        count = math.prod(one["shape"])
+        values = (torch.frombuffer(data, dtype=dtype, count=count, offset=begin) if count
+                  else torch.empty(0, dtype=dtype))  # fmt: skip
+        tensors.append(values.view(one["shape"]))
+        begin += count * dtype.itemsize
+    return tensors
+
+
+class Answers(AnsweringProgram):
+    """For the catalog."""
+
+    PROGRAM = "architecture_answers"
 
     def ask(self, state, inputs: list, architecture="", parameters=None, **also):
         """What the program says (its JSON), and the outputs. `state`: a state_dict, or the path of
@@ -149,7 +179,7 @@ class Answers:
         import safetensors.torch
 
         weights, asked, answered = (
-            pathlib.Path(self.folder.name) / name
+            self.folder / name
             for name in ("weights.pth", "inputs.safetensors", "outputs")
         )
         try:
@@ -161,19 +191,10 @@ class Answers:
                    "inputs": str(asked), "outputs": str(answered), **also}  # fmt: skip
             if architecture:
                 job |= {"architecture": architecture, "parameters": parameters or {}}
-            self.process.stdin.write(json.dumps(job) + "\n")
-            self.process.stdin.flush()
-            answer = json.loads(self.process.stdout.readline())
+            answer = self.job(**job)
             if "error" in answer:
                 return answer, []
-            data, outputs, begin = bytearray(answered.read_bytes()), [], 0
-            for output in answer["outputs"]:
-                dtype = DTYPES[output["dtype"]]
-                count = math.prod(output["shape"])
-                outputs.append(torch.frombuffer(data, dtype=dtype, count=count, offset=begin)
-                               .view(output["shape"]))  # fmt: skip
-                begin += count * dtype.itemsize
-            return answer, outputs
+            return answer, read_tensors(answered, answer["outputs"])
         finally:
             for path in (weights, asked, answered):
                 path.unlink(missing_ok=True)

@@ -54,6 +54,24 @@ def resnet18(classes=10, seed=0):
     return seeded(lambda: torchvision.models.resnet18(num_classes=classes), seed)
 
 
+# What config.pbtxt says of declared().
+DECLARED = """architecture {
+  name: "sequential"
+  input { dims: [2, -1] }
+  layers { conv1d { out_channels: 4 kernel_size: 3 } }
+  layers { relu {} }
+  layers { adaptive_avg_pool1d { output_size: 1 } }
+  layers { flatten {} }
+  layers { linear { out_features: 3 } }
+}"""
+
+
+def declared(seed=0):
+    """A network that no catalog has: of signals of two channels and any length."""
+    return seeded(lambda: nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1),
+                                        nn.Flatten(), nn.Linear(4, 3)), seed)  # fmt: skip
+
+
 def constant(value, inputs=4, outputs=4):
     """A Linear whose every output is exactly `value`: each row of an answer tells its version."""
     net = nn.Linear(inputs, outputs)

@@ -8,18 +8,19 @@ scripts/programs go by them.
 """
 
 import dataclasses
-import json
 import math
-import os
 import pathlib
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 
 import safetensors.torch
 import torch
-from architecture_answers import DTYPES, SkippedInitialisation, randomise
+from architecture_answers import (
+    AnsweringProgram,
+    SkippedInitialisation,
+    randomise,
+    read_tensors,
+)
 from torch import nn
 
 
@@ -61,35 +62,10 @@ def tensors_of(outputs) -> list:
     return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
-class ProgramAnswers:
-    """The program that answers, running; and a folder for what passes between it and Python."""
+class ProgramAnswers(AnsweringProgram):
+    """For exported programs."""
 
-    def __init__(self, threads: int = 1):
-        build = os.environ["SCONCE_BUILD_DIR"]
-        self.program = pathlib.Path(build) / "tests" / "torch" / "program_answers"
-        self.threads = threads
-
-    def __enter__(self):
-        self.scratch = tempfile.TemporaryDirectory(prefix="sconce-programs-")
-        self.folder = pathlib.Path(self.scratch.name)
-        self.process = subprocess.Popen(
-            [self.program, str(self.threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True,
-        )  # fmt: skip
-        return self
-
-    def __exit__(self, *_):
-        self.process.stdin.close()
-        self.process.wait(timeout=60)
-        self.process.stdout.close()
-        self.scratch.cleanup()
-
-    def job(self, **job) -> dict:
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        assert line, f"program_answers ended: {self.process.wait()}"
-        return json.loads(line)
+    PROGRAM = "program_answers"
 
     def ask(self, program, inputs: dict, weights=None, nativert=False):
         """What the program says (its JSON), and the outputs by name. `inputs`: by name."""
@@ -103,15 +79,8 @@ class ProgramAnswers:
         answer = self.job(**job)
         if "error" in answer:
             return answer, {}
-        data, outputs, begin = bytearray(answered.read_bytes()), {}, 0
-        for output in answer["outputs"]:
-            dtype = DTYPES[output["dtype"]]
-            count = math.prod(output["shape"])
-            values = (torch.frombuffer(data, dtype=dtype, count=count, offset=begin) if count
-                      else torch.empty(0, dtype=dtype))  # fmt: skip
-            outputs[output["name"]] = values.view(output["shape"])
-            begin += count * dtype.itemsize
-        return answer, outputs
+        names = [output["name"] for output in answer["outputs"]]
+        return answer, dict(zip(names, read_tensors(answered, answer["outputs"])))
 
     def compare(self, case: ProgramCase, seed: int = 1) -> ProgramRow:
         torch.set_num_threads(self.threads)

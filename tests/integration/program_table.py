@@ -4,6 +4,7 @@ import argparse
 import os
 import pathlib
 import sys
+import textwrap
 
 import program_cases
 import torch
@@ -26,14 +27,20 @@ own runner, in the same process, on the first of them.{small}
 """
 
 
+def reason(error: str) -> str:
+    """Without where the file lies."""
+    text = error.splitlines()[0].split("program.pt2: ")[-1]
+    return text.removeprefix("program/models/model.json: ")
+
+
 def verdict(case: ProgramCase, row: ProgramRow) -> str:
     if row.exported:
-        return f"torch.export refuses it: {row.exported[:160]}"
+        return f"torch.export refuses it: {textwrap.shorten(row.exported, 160)}"
     if case.refused:
         refused = case.refused in row.error
-        return f"refused: it has `{case.refused}`" if refused else f"**runs or fails**: {row.error}"
+        return f"refused: {reason(row.error)}" if refused else f"**runs or fails**: {row.error}"
     if row.error:
-        return f"**failed**: {row.error.splitlines()[0][:200]}"
+        return f"**failed**: {reason(row.error)}"
     if row.equal:
         return "equal"
     if case.otherwise and row.deviation <= case.tolerance:

@@ -10,7 +10,7 @@ import zipfile
 import pytest
 import torch
 from program_answers import ProgramAnswers, ProgramCase
-from program_cases import Counted, Sizes, Tied, batch, normal, quick_cases
+from program_cases import Counted, Counter, Sizes, Tied, batch, normal, quick_cases
 from torch import nn
 from torch.export import Dim
 
@@ -95,12 +95,49 @@ def test_sizes_that_break_a_constraint_are_refused_by_name(answers, tmp_path):
                   {"first": {1: length}, "second": {1: length}})  # fmt: skip
     for sizes, message in [
         ((2, 40, 2, 40), 'input "first", dimension 1: expected 4 to 32, got 40'),
-        ((2, 6, 2, 7), 'input "second", dimension 1: expected 6 as input "first", dimension 1 has'),
+        ((2, 6, 2, 7), 'input "second", dimension 1: expected 6 because input "first", dimension 1 is 6, got 7'),
         ((3, 6, 3, 6), 'input "first", dimension 0: expected 2, got 3'),
     ]:
         inputs = {"first": torch.randn(*sizes[:2]), "second": torch.randn(*sizes[2:])}
         answer, _ = answers.ask(path, inputs)
         assert message in answer.get("error", ""), answer
+
+
+class Writer(nn.Module):
+    """Writes to its input, which belongs to whoever calls."""
+
+    def forward(self, x):
+        x.add_(1)
+        return x, x[:, :2]
+
+
+class Numbered(nn.Module):
+    def forward(self, x):
+        return x, x.shape[0]
+
+
+def decomposed(module, *inputs):
+    return torch.export.export(module, inputs).run_decompositions()
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (lambda: decomposed(Counter(), torch.ones(2, 1)),
+         "it changes its buffer 'calls' when it runs, which is not supported"),
+        (lambda: decomposed(Writer(), torch.ones(2, 4)),
+         "it changes the input 'x' when it runs, which is not supported"),
+        (lambda: torch.export.export(nn.BatchNorm1d(3), (torch.ones(4, 3),)),
+         'it changes the buffer "num_batches_tracked" in place'),
+        (lambda: torch.export.export(Numbered(), (torch.ones(4, 3),),
+                                     dynamic_shapes={"x": {0: Dim("rows")}}),
+         "output 'output_1': expected a tensor, got a number"),
+    ],
+)  # fmt: skip
+def test_what_is_not_supported_is_named(answers, tmp_path, program, message):
+    path = tmp_path / "program.pt2"
+    torch.export.save(program(), path)
+    assert message in answers.job(program=str(path)).get("error", "")
 
 
 class Halves(nn.Module):
@@ -134,14 +171,6 @@ def test_what_the_program_asserts_is_an_error_that_names_the_node(answers, tmp_p
     assert outputs["output"].shape == (4, 3), answer
     answer, _ = answers.ask(path, {"x": torch.zeros(2), "count": torch.tensor(9)})
     assert "u0 <= 4" in answer["error"] and "_assert_scalar" in answer["error"]
-
-
-class Writer(nn.Module):
-    """Writes to its input, which belongs to whoever calls."""
-
-    def forward(self, x):
-        x.add_(1)
-        return x, x[:, :2]
 
 
 def test_an_input_that_is_written_to_stays_the_callers(answers, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from checkpoints import place, save, seeded
+from serving import wait_until
 from torch import nn
 
 
@@ -84,6 +85,22 @@ def test_wrappings_met_in_the_wild(serve, repository, wrap):
     net = checkpoints.mlp((6, 8, 4))
     torch.save(wrap(net.state_dict()), place(repository, "m"))
     check(serve(), "m", net, (6,), batches=(1, 2))
+
+
+def test_a_network_that_is_a_part_of_somebodys_own_module(serve, repository):
+    """A checkpoint of a module whose only part is the network; then one of the network alone."""
+    net = checkpoints.resnet18()
+    state = {"backbone.net." + name: tensor for name, tensor in net.state_dict().items()}
+    path = place(repository, "m")
+    torch.save({"state_dict": state}, path)
+    server = serve()
+    check(server, "m", net, IMAGE)
+    assert 'all names begin with "backbone.net."' in server.log()
+    other = checkpoints.resnet18(seed=2)
+    checkpoints.replace(path, other)
+    images = checkpoints.random_images(1, *IMAGE)
+    wait_until(lambda: server.infer("m", images).version == 2, "the network's own weights")
+    check(server, "m", other, IMAGE)
 
 
 def test_tied_weights_and_views_of_one_storage(serve, repository):

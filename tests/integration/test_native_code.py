@@ -1,39 +1,25 @@
 """Machine code from a model's folder: plugins and AOTInductor packages. Only where it is allowed, and
 with everything that can go wrong with it."""
 
+import json
 import os
 import pathlib
 import re
 import shutil
-import subprocess
 import zipfile
 
 import checkpoints
 import numpy as np
 import pytest
 import torch
+from building import BUILD, cached, run
 from checkpoints import place, replace, save
-from serving import ROOT, wait_until
+from serving import ROOT, run_sconce, wait_until
 from torch import nn
 from traffic import Traffic
 from tritonclient.utils import InferenceServerException
 
-BUILD = pathlib.Path(os.environ["SCONCE_BUILD_DIR"])
-
 pytestmark = pytest.mark.any_device
-
-
-def run(*command, **options):
-    done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, timeout=400, **options)
-    assert done.returncode == 0, (command, done.stdout, done.stderr)
-    return done.stdout
-
-
-def cached(name):
-    """What the build was configured with."""
-    return re.search(rf"^{name}:\w+=(.*)$", (BUILD / "CMakeCache.txt").read_text(), re.M).group(1)
-
 
 # Plugins -----------------------------------------------------------------------------------------
 
@@ -99,6 +85,17 @@ def test_a_plugins_weights_are_swapped_like_any(serve, repository, plugin):
     assert np.array_equal(answer(), expected[1])
 
 
+def test_a_plugin_is_summarised_by_the_operators_it_calls(plugin, tmp_path):
+    shutil.copy(plugin, tmp_path / "plugin.so")
+    save(GatedMlp(), tmp_path / "model.safetensors")
+    done = run_sconce("summary", tmp_path, "--allow-native-code", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["parameters"] == 2 * (4 * 8 + 8) + 8 * 3 + 3
+    assert document["multiply_adds"] == 2 * 4 * 8 + 8 * 3
+    assert {"gate", "up", "down"} <= {layer["name"] for layer in document["layers"]}
+
+
 def test_weights_that_do_not_fit_a_plugin_are_refused(serve, repository, plugin):
     reason = refusal(serve, repository, plugin, "--allow-native-code")
     assert "expected matrices gate.weight and down.weight" in reason
@@ -114,12 +111,12 @@ def test_native_code_is_not_run_unless_it_is_allowed(serve, repository, plugin):
     ("extern int missing(void); int call(void) { return missing(); }", "undefined symbol: missing"),
     ("void* sconce_plugin(void) { return 0; }", "gave nothing"),
     ("static unsigned header[8] = {99}; void* sconce_plugin(void) { return header; }",
-     "expected plugin interface 1, got 99"),
+     "expected plugin interface 2, got 99"),
     ("""static struct { unsigned version; const char* torch; const char* abi; void* more; } header =
-          {1, "1.0.0", "", 0};
+          {2, "1.0.0", "", 0};
         void* sconce_plugin(void) { return &header; }""", "expected LibTorch 2.11.0, got 1.0.0"),
     ("""static struct { unsigned version; const char* torch; const char* abi; void* more; } header =
-          {1, "2.11.0", "another", 0};
+          {2, "2.11.0", "another", 0};
         void* sconce_plugin(void) { return &header; }""", "expected a compiler with"),
 ], ids=["no-plugin", "unresolved", "nothing", "interface", "torch", "abi"])
 def test_what_is_wrong_with_a_plugin_is_said(serve, repository, tmp_path, source, expected):
@@ -193,6 +190,19 @@ def test_compiled_code_gets_new_weights_under_load(serve, repository, packages, 
     traffic.check_versions_only_rise()
     # Nothing is unpacked, so that nothing is left where the server is killed.
     assert not list(scratch.iterdir())
+
+
+def test_a_summary_says_what_it_cannot_show_of_compiled_code(packages, tmp_path):
+    shutil.copy(packages / "kept.pt2", tmp_path / "program.pt2")
+    save(checkpoints.constant(1), tmp_path / "model.pth")
+    (tmp_path / "config.pbtxt").write_text(CONFIG)
+    refused = run_sconce("summary", tmp_path)
+    assert refused.returncode == 2 and "--allow-native-code" in refused.stderr
+    shown = run_sconce("summary", tmp_path, "--allow-native-code")
+    assert shown.returncode == 0, shown.stderr
+    assert re.search(r"total +20 +not known +machine code, whose layers cannot be shown", shown.stdout)
+    wrong = run_sconce("summary", tmp_path, "--allow-native-code", "--input-size", "7")
+    assert wrong.returncode == 2, wrong.stdout
 
 
 def test_batches_that_code_was_not_compiled_for_are_refused(serve, repository, packages):

@@ -11,22 +11,9 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from building import BUILD, cached, run
 from checkpoints import save, seeded
 from serving import ROOT
-
-BUILD = pathlib.Path(os.environ["SCONCE_BUILD_DIR"])
-
-
-def run(*command, **options):
-    done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, timeout=400, **options)
-    assert done.returncode == 0, (command, done.stdout, done.stderr)
-    return done.stdout
-
-
-def cached(name):
-    """What the build was configured with."""
-    return re.search(rf"^{name}:\w+=(.*)$", (BUILD / "CMakeCache.txt").read_text(), re.M).group(1)
 
 
 @pytest.fixture(scope="module")

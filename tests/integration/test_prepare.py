@@ -1,6 +1,7 @@
 """Networks that are prepared after a strict load: batch norms folded, other numbers, another layout.
 What that changes is measured and said."""
 
+import json
 import re
 
 import checkpoints
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import place, replace, resnet18, save
-from serving import DEVICE, infer, wait_until
+from serving import DEVICE, infer, run_sconce, wait_until
 
 SIZE = 'architecture { name: "resnet18" parameters { key: "image_size" value: "64" } }\n'
 IMAGES = (2, 3, 64, 64)
@@ -78,6 +79,68 @@ def test_other_numbers_are_compared_with_fp32(serve, repository):
     assert found
     # Of other inputs, so of the same order alone.
     assert 0.01 < float(found[2]) / difference < 100
+
+
+def deviations(server, version):
+    """What /metrics says of that version, by measure."""
+    return {measure: server.metric("sconce_prepared_deviation", model="net", version=str(version),
+                                   measure=measure)
+            for measure in ("absolute", "relative")}
+
+
+@pytest.mark.parametrize("swap", ["BESIDE", "IN_PLACE"])
+def test_each_load_is_measured_and_told_of(serve, repository, swap):
+    path = save(resnet18(seed=1), place(repository, "net"))
+    configure(repository, SIZE + "max_batch_size: 2\nprecision: BF16\n"
+                                 f"swap {{ mode: {swap} retain_versions: 0 }}\n")
+    server = serve()
+    first = deviations(server, 1)
+    assert 0 < first["relative"] < 0.1 and 0 < first["absolute"]
+
+    replace(path, resnet18(seed=2))
+    wait_until(lambda: server.metric("sconce_serving_version_info", version="2") == 1,
+               "the new weights")
+    second = deviations(server, 2)
+    assert 0 < second["relative"] < 0.1 and second["absolute"] != first["absolute"]
+    # What no longer answers has no series.
+    assert deviations(server, 1) == {"absolute": 0, "relative": 0}
+    assert len(re.findall("differs from FP32 on the CPU by at most", server.log())) == (
+        2 * len(server.admin("Status", model="net").models[0].versions[-1].prepared))
+
+    done = run_sconce("ctl", "--server", server.grpc_address, "status", "net", "--json")
+    prepared = json.loads(done.stdout)["models"][0]["versions"][-1]["prepared"]
+    assert sum(entry["absolute"] for entry in prepared) == pytest.approx(second["absolute"])
+    assert all(entry["not_measured"] is None for entry in prepared)
+    shown = run_sconce("ctl", "--server", server.grpc_address, "status", "net").stdout
+    assert re.search(r"on (cpu|sim:\d) prepared: outputs differ by at most \d", shown), shown
+
+
+def test_folding_before_the_cast_is_nearer_than_the_cast_alone_is_far(serve, repository):
+    net = resnet18()
+    save(net, place(repository, "net"))
+    configure(repository,
+              SIZE + "max_batch_size: 2\nprecision: BF16\nfold_batch_norm: true\n")
+    server = serve()
+    assert "folded 20 batch norms" in server.log()
+    images = checkpoints.random_images(*IMAGES)
+    expected = checkpoints.expected(net, images)
+    assert largest_difference(server.infer("net", images).array, expected) < 0.1
+    assert 0 < deviations(server, 1)["relative"] < 0.1
+
+
+def test_what_is_only_folded_is_told_of_too(serve, repository):
+    save(resnet18(), place(repository, "net"))
+    configure(repository, SIZE + "max_batch_size: 2\nfold_batch_norm: true\n")
+    server = serve()
+    assert 0 < deviations(server, 1)["relative"] < 1e-3
+    replace(place(repository, "net"), resnet18(seed=2))
+    wait_until(lambda: server.metric("sconce_serving_version_info", version="2") == 1,
+               "the new weights")
+    assert 0 < deviations(server, 2)["relative"] < 1e-3
+    (place(repository, "net").parent / "config.pbtxt").write_text(SIZE + "max_batch_size: 2\n")
+    wait_until(lambda: server.metric("sconce_serving_version_info", version="3") == 1,
+               "the version that is not prepared")
+    assert server.metric("sconce_prepared_deviation", model="net") == 0
 
 
 @pytest.mark.any_device

@@ -1,5 +1,6 @@
 """Programs that say what is computed, and weights beside them that are swapped like any others."""
 
+import concurrent.futures
 import io
 import os
 import re
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import constant, place, replace, save
-from serving import wait_until
+from serving import run_sconce, wait_until
 from torch import nn
 from traffic import Traffic
+from tritonclient.grpc import InferInput
 from tritonclient.utils import InferenceServerException
 
 
@@ -31,7 +33,7 @@ class OddTwice(Odd):
     """The same weights, other answers."""
 
     def forward(self, input):
-        return 2 * super().forward(input)
+        return 2 * self.out(torch.sin(input) * self.scale)
 
 
 class Wrapped(nn.Module):
@@ -62,6 +64,29 @@ def export(net, path, inputs=4):
     torch.export.save(program, beside)
     os.replace(beside, path)
     return path
+
+
+def script(net, path):
+    beside = path.with_name(".new.pt")
+    torch.jit.script(net.eval()).save(str(beside))
+    os.replace(beside, path)
+    return path
+
+
+def onnx(net, path):
+    beside = path.with_name(".new.onnx")
+    torch.onnx.export(net.eval(), (torch.zeros(2, 4),), beside, dynamo=False,
+                      input_names=["input"], output_names=["output"],
+                      dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}})  # fmt: skip
+    os.replace(beside, path)
+    return path
+
+
+DECLARED = """
+max_batch_size: 64
+input { name: "input" data_type: TYPE_FP32 dims: [ 4 ] }
+output { name: "output" data_type: TYPE_FP32 dims: [ 4 ] }
+"""
 
 
 def bytes_of(net):
@@ -144,6 +169,36 @@ def test_in_place_swaps_need_the_same_program(serve, repository):
     assert "written over the weights of version 2" not in server.log()
 
 
+@pytest.mark.parametrize(
+    "write, name", [(export, "model.pt2"), (onnx, "model.onnx"), (script, "model.pt")])  # fmt: skip
+def test_a_program_pushed_with_other_weights_is_the_same_network(serve, repository, write, name):
+    # The exporter to ONNX writes equal tensors once: none are.
+    path = write(odd(3), place(repository, "m", name))
+    (repository / "m" / "config.pbtxt").write_text(DECLARED + "swap { mode: IN_PLACE }")
+    server = serve()
+    write(odd(2), path)
+    wait_value(server, 2)
+    assert "written over the weights of version 1" in server.log()
+    write(odd(2, OddTwice), path)
+    wait_value(server, 4)
+    assert "written over the weights of version 2" not in server.log()
+    assert len(set(re.findall(r'version \d serves .*?program="(\w+)"', server.log()))) == 2
+
+
+def test_torchscript_without_declared_inputs_is_taken_for_weights(serve, repository):
+    """TorchScript does not say what its inputs are; the weights of a known network do."""
+    path = script(constant(1), place(repository, "m", "model.pt"))
+    server = serve()
+    assert value_of(server) == 1
+    assert log_line(server, r"linear\(.*taken for weights: TorchScript does not say its inputs")
+    save(constant(2), path)
+    wait_value(server, 2)
+    script(odd(3), path)
+    wait_until(lambda: log_line(server, "write the inputs and outputs into config.pbtxt"),
+               "what to declare", 30)  # fmt: skip
+    assert value_of(server) == 2
+
+
 def test_weights_that_do_not_fit_the_program_are_refused(serve, repository):
     export(odd(1), place(repository, "m", "program.pt2"))
     path = save(odd(1), place(repository, "m", "model.pth"))
@@ -212,3 +267,152 @@ def test_what_the_program_refuses_is_the_clients_error(serve, repository):
     with pytest.raises(InferenceServerException, match="4"):
         server.infer("m", np.zeros((1, 5), np.float32))
     assert value_of(server) == 1
+
+
+class Pair(nn.Module):
+    """Sizes of one input are those of another, and twice those; the batch is beside them."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, left, right, twice):
+        both = (left + right) * self.scale
+        return both.sum(1, keepdim=True) + twice.sum(1, keepdim=True)
+
+
+def export_pair(path):
+    length = torch.export.Dim("length", min=2, max=64)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(
+        Pair().eval(), (torch.zeros(2, 8), torch.zeros(2, 8), torch.zeros(2, 16)),
+        dynamic_shapes={"left": {0: batch, 1: length}, "right": {0: batch, 1: length},
+                        "twice": {0: batch, 1: 2 * length}})
+    torch.export.save(program, path)
+    return path
+
+
+def ask_pair(server, left, right, twice, rows=1):
+    inputs = []
+    for name, size in [("left", left), ("right", right), ("twice", twice)]:
+        inputs.append(InferInput(name, [rows, size], "FP32"))
+        inputs[-1].set_data_from_numpy(np.ones((rows, size), np.float32))
+    with server.client() as client:
+        result = client.infer("m", inputs)
+    output = result.get_response().outputs[0].name
+    return result.as_numpy(output).tolist()
+
+
+def refusal_of_pair(server, *sizes):
+    with pytest.raises(InferenceServerException) as error:
+        ask_pair(server, *sizes)
+    assert error.value.status() == "StatusCode.INVALID_ARGUMENT", error.value
+    return error.value.message()
+
+
+def test_sizes_that_depend_on_one_another_are_the_clients_matter(serve, repository):
+    export_pair(place(repository, "m", "program.pt2"))
+    server = serve()
+    assert ask_pair(server, 5, 5, 10, rows=2) == [[20], [20]]
+    message = refusal_of_pair(server, 5, 7, 10)
+    assert message == ("m/1: input 'right' has size 7 in dimension 1, input 'left' has size 5 in "
+                       "dimension 1; expected 5 of input 'right'")
+    assert refusal_of_pair(server, 5, 5, 12).endswith(
+        "input 'left' has size 5 in dimension 1; expected 10 of input 'twice'")
+    assert "expected 10 of input 'twice'" in refusal_of_pair(server, 5, 5, 11)
+    assert "[-1,2..64]" in refusal_of_pair(server, 65, 65, 130)
+
+
+def test_one_requests_sizes_are_no_matter_of_others(serve, repository):
+    """Requests that come together share batches; a wrong one fails alone."""
+    export_pair(place(repository, "m", "program.pt2"))
+    server = serve()
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        good = [pool.submit(ask_pair, server, 5, 5, 10) for _ in range(100)]
+        bad = [pool.submit(refusal_of_pair, server, 5, 7, 10) for _ in range(100)]
+        assert all(answer.result() == [[20]] for answer in good)
+        assert all("expected 5" in answer.result() for answer in bad)
+
+
+def test_rows_that_are_a_dimension_like_others_are_the_same_of_all_inputs(serve, repository):
+    export_pair(place(repository, "m", "program.pt2"))
+    (repository / "m" / "config.pbtxt").write_text("max_batch_size: 0")
+    server = serve()
+    assert ask_pair(server, 5, 5, 10, rows=3) == [[20]] * 3
+    inputs = []
+    for name, shape in [("left", [2, 4]), ("right", [3, 4]), ("twice", [2, 8])]:
+        inputs.append(InferInput(name, shape, "FP32"))
+        inputs[-1].set_data_from_numpy(np.ones(shape, np.float32))
+    with server.client() as client:
+        with pytest.raises(InferenceServerException, match="expected 2 of input 'right'"):
+            client.infer("m", inputs)
+
+
+def test_a_program_that_takes_fewer_sizes_does_not_take_over(serve, repository):
+    """Two inputs of any sizes, then two of the same."""
+
+    class Free(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, left, right):
+            return left.sum(1, keepdim=True) + right.sum(1, keepdim=True) * self.scale
+
+    def export_free(right):
+        batch, left = torch.export.Dim("batch", min=1), torch.export.Dim("l", min=2, max=64)
+        program = torch.export.export(
+            Free().eval(), (torch.zeros(2, 8), torch.zeros(2, 8)),
+            dynamic_shapes={"left": {0: batch, 1: left},
+                            "right": {0: batch, 1: left if right is None else right}})
+        torch.export.save(program, path.with_name(".new.pt2"))
+        os.replace(path.with_name(".new.pt2"), path)
+
+    path = place(repository, "m", "program.pt2")
+    export_free(torch.export.Dim("r", min=2, max=64))
+    server = serve()
+    export_free(None)
+    wait_until(lambda: "would take fewer sizes in dimension 1" in server.log(), "the refusal", 30)
+
+
+def told(command, path):
+    done = run_sconce(command, path, patience=60)
+    assert done.returncode in (0, 1), done.stderr
+    return " ".join((done.stdout + done.stderr).split())
+
+
+@pytest.mark.parametrize("file, says", [
+    ("model.pt", r"linear.*taken for weights: TorchScript does not say its inputs"),
+    ("program.pt2", r"exported program program\.pt2 with its own weights"),
+    ("any.pt2", r"exported program any\.pt2 with its own weights"),
+    ("any.onnx", r"ONNX graph any\.onnx with its own weights"),
+])  # fmt: skip
+def test_tools_say_of_file_and_folder_what_the_server_does(tmp_path, file, says):
+    path = tmp_path / file
+    {".pt": script, ".pt2": export, ".onnx": onnx}[path.suffix](constant(1), path)
+    for given in (path, tmp_path):
+        assert re.search("would load as " + says, told("check", given)), told("check", given)
+        assert re.search(says, told("inspect", given))
+        assert "linear" in told("summary", given).lower()
+
+
+@pytest.mark.parametrize("bad, says", [
+    ("empty", r"program\.pt2: expected a program .*got something else: expected a checkpoint, got "
+              r"an empty file"),
+    ("weights", r"program\.pt2: expected a program .*got weights alone \(torch\.save zip"),
+    ("other", r'Missing key\(s\) in state_dict: "scale"'),
+    ("cut", r"program\.onnx: expected a program .*got something else: expected a field of at most"),
+])  # fmt: skip
+def test_check_says_what_is_wrong_with_a_program(tmp_path, bad, says):
+    save(constant(1), tmp_path / "model.pth")
+    if bad == "empty":
+        (tmp_path / "program.pt2").touch()
+    elif bad == "weights":
+        save(constant(1), tmp_path / "program.pt2")
+    elif bad == "other":
+        export(odd(1), tmp_path / "program.pt2")
+    else:
+        whole = onnx(odd(1), tmp_path / "program.onnx").read_bytes()
+        (tmp_path / "program.onnx").write_bytes(whole[: len(whole) // 2])
+    for given in (tmp_path, tmp_path / "model.pth"):
+        assert re.search(says, told("check", given)), told("check", given)

@@ -356,7 +356,10 @@ def test_without_devices_the_model_and_the_server_are_unready_with_the_reason(
     wait_until(lambda: not server.is_ready(), "the server to be unready")
     assert not server.model_ready("m")
     assert server.index()["m"].state == "UNAVAILABLE"
-    assert "sim:1" in server.reason("m") and "illegal memory access" in server.reason("m")
+    # At once, and when the reloader has noticed.
+    for noticed in ("the device is lost", "no device that it was on works any more"):
+        wait_until(lambda: noticed in server.reason("m"), f"the reason '{noticed}'")
+        assert re.search("sim:1.*illegal memory access", server.reason("m"))
     assert server.health_of() == health_pb2.HealthCheckResponse.NOT_SERVING
     assert server.health_of("m") == health_pb2.HealthCheckResponse.NOT_SERVING
     assert "illegal memory access" in server.get("/v2/health/ready")[1]

@@ -4,9 +4,10 @@ import json
 import re
 
 import pytest
+import text_cases
 import torch
 import torchvision
-from checkpoints import linear, resnet18, seeded
+from checkpoints import DECLARED, declared, linear, resnet18, seeded
 from serving import run_sconce
 
 
@@ -19,6 +20,10 @@ def sconce(*arguments, status=0):
 def summary(net, tmp_path, *flags):
     path = tmp_path / "model.pth"
     torch.save(net.state_dict(), path)
+    return of(path, *flags)
+
+
+def of(path, *flags):
     return json.loads(sconce(path, "--json", *flags).stdout)
 
 
@@ -76,6 +81,18 @@ def test_layers_are_those_of_the_network(tmp_path):
     after = document["layers"][names.index("bn1") + 1]
     assert after["name"] == "" and after["operators"] == ["relu_", "max_pool2d"]
     assert after["output_shape"] == [2, 64, 24, 16]
+
+
+@pytest.mark.parametrize("name", [
+    "densenet121", "mobilenet_v3_small", "regnet_y_400mf", "shufflenet_v2_x0_5", "efficientnet_b0"])
+def test_layers_of_other_networks_too(name, tmp_path):
+    net = getattr(torchvision.models, name)().eval()
+    layers = layers_by_name(summary(net, tmp_path, "--input-size", "3,96,64"))
+    assert {key: layer["output_shape"] for key, layer in layers.items()} == hooked_shapes(
+        net, 1, 3, 96, 64)
+    for key, layer in layers.items():
+        module = net.get_submodule(key)
+        assert layer["parameters"] == sum(p.numel() for p in module.parameters(recurse=False)), key
 
 
 def test_a_convolution_of_groups_counts_the_channels_of_its_group(tmp_path):
@@ -150,6 +167,7 @@ def test_importance_is_that_of_the_weights(tmp_path):
     rows = re.findall(r"^(\S+\.weight) +[\d,]+ ", text, re.M)
     assert rows == [layer["weight"] for layer in ranked]
     assert re.search(r"conv1\.weight .* 5 \(0", text)
+    assert "rank" not in text
 
 
 def test_importance_of_samples_is_what_layers_put_out(tmp_path):
@@ -170,6 +188,12 @@ def test_importance_of_samples_is_what_layers_put_out(tmp_path):
         assert by_name[name]["channels"]["activation"] == pytest.approx(mean.tolist(), rel=1e-4)
         assert by_name[name]["mean_activation"] == pytest.approx(mean.mean().item(), rel=1e-4)
         assert sorted(by_name[name]["least_active"]) == list(range(len(mean)))
+    # Layers have a rank by what they put out.
+    text = sconce(tmp_path / "model.pth", "--importance", "--samples", tmp_path / "samples.pt").stdout
+    columns = r"^(\S+\.weight) +[\d,]+ +\S+ +\S+ +\S+% +\S+ +(\d+) "
+    ranks = {weight: int(rank) for weight, rank in re.findall(columns, text, re.M)}
+    by_output = sorted(document["importance"], key=lambda layer: layer["mean_activation"])
+    assert [layer["weight"] for layer in by_output] == sorted(ranks, key=ranks.get)
 
 
 def test_what_cannot_be_summarised_is_said(tmp_path):
@@ -184,3 +208,108 @@ def test_what_cannot_be_summarised_is_said(tmp_path):
         path, "--importance", "--samples", path, status=2).stderr
     torch.save({"unknown": torch.ones(2)}, path)
     assert "model.pth" in sconce(path, status=2).stderr
+
+
+# Whatever a user has ------------------------------------------------------------------------------
+
+
+def folder_of(path, net, config, weights="model.pth"):
+    (path / weights).parent.mkdir(parents=True, exist_ok=True)
+    torch.save(net.state_dict(), path / weights)
+    (path / "config.pbtxt").write_text(config)
+    return path
+
+
+def test_a_models_folder_is_what_its_configuration_says(tmp_path):
+    configured = folder_of(tmp_path / "configured", resnet18(), """
+        architecture { name: "resnet18" parameters { key: "image_size" value: "64" } }""")
+    assert of(configured)["inputs"] == [{"name": "input", "shape": [1, 3, 64, 64]}]
+
+    sequential = folder_of(tmp_path / "declared", declared(), DECLARED)
+    layers = layers_by_name(of(sequential, "--input-size", "2,50", "--batch", "3"))
+    assert layers["0"]["output_shape"] == [3, 4, 48]
+    assert layers["0"]["multiply_adds"] == 3 * 4 * 48 * 2 * 3
+    assert layers["4"]["parameters"] == 15
+    refused = sconce(sequential, "--input-size", "2,2", status=2).stderr
+    assert "input 'input' is of 2 sizes without the batch (2, 3 to " in refused, refused
+
+    (sequential / "config.pbtxt").write_text("no_such_field: 1")
+    assert "config.pbtxt:1:" in sconce(sequential, status=2).stderr
+
+
+def test_of_numbered_folders_the_highest_counts(tmp_path):
+    for number, features in (("2", 4), ("10", 6)):
+        (tmp_path / "m" / number).mkdir(parents=True)
+        torch.save(linear(features, 3).state_dict(), tmp_path / "m" / number / "model.pth")
+    assert of(tmp_path / "m")["parameters"] == 6 * 3 + 3
+
+
+def test_torchscript_is_run_where_its_inputs_are_known(tmp_path):
+    net = Recurrent().eval()
+    path = folder_of(tmp_path / "m", net, """
+        input [{ name: "x" data_type: TYPE_FP32 dims: [5, 8] }]
+        output [{ name: "y" data_type: TYPE_FP32 dims: [4] }]
+        max_batch_size: 4""")
+    torch.jit.trace(net, torch.zeros(2, 5, 8)).save(path / "program.pt")
+    document = of(path, "--batch", "2")
+    assert document["output_shapes"] == [[2, 4]]
+    layers = layers_by_name(document)
+    assert layers["fc"]["multiply_adds"] == 2 * 32 * 4
+    assert layers["lstm"]["parameters"] == parameters_of(net.lstm)
+    assert "config.pbtxt" in sconce(path / "program.pt", status=2).stderr
+    # What is of the catalog needs no configuration.
+    torch.jit.trace(resnet18().eval(), torch.zeros(1, 3, 64, 64)).save(tmp_path / "resnet.pt")
+    assert of(tmp_path / "resnet.pt")["architecture"] == "resnet18(num_classes=10)"
+
+
+def test_all_inputs_of_a_text_encoder_take_the_size_of_the_first(tmp_path):
+    net = text_cases.network("bert", "ForSequenceClassification")
+    net.save_pretrained(tmp_path / "bert")
+    document = of(tmp_path / "bert", "--input-size", "20")
+    assert [entry["shape"] for entry in document["inputs"]] == [[1, 20]] * 3
+    assert document["parameters"] == parameters_of(net)
+    assert document["parameters_unused"] == 0
+    # The network's own: its longest text.
+    assert of(tmp_path / "bert")["inputs"][0]["shape"] == [1, 48]
+    refused = sconce(tmp_path / "bert", "--input-size", "49", status=2).stderr
+    assert re.search(r"input 'input_ids' is of 1 size without the batch \(1 to 48\), got '49'", refused)
+    samples = {"input_ids": torch.full((2, 7), text_cases.VOCABULARY)}
+    torch.save(samples, tmp_path / "samples.pt")
+    flags = ("--importance", "--samples", tmp_path / "samples.pt")
+    assert "expected values from 0 to 119, got 120" in sconce(
+        tmp_path / "bert", *flags, status=2).stderr
+    # A mask may be left out, as in requests.
+    samples["input_ids"] -= 1
+    torch.save(samples, tmp_path / "samples.pt")
+    assert [entry["shape"] for entry in of(tmp_path / "bert", *flags)["inputs"]] == [[2, 7]] * 3
+
+
+def test_sizes_that_cannot_be_are_refused_in_plain_words(tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save(resnet18().state_dict(), path)
+    assert "is of 3 sizes without the batch (3, 224, 224), got '224,224'" in sconce(
+        path, "--input-size", "224,224", status=2).stderr
+    for size in ("3,2000000000,2000000000", "3,900000,900000"):
+        refused = sconce(path, "--input-size", size, status=2).stderr
+        assert "takes more memory than is free" in refused and refused.count("\n") == 1, refused
+    net = Recurrent().eval()
+    program = torch.export.export(net, (torch.zeros(2, 5, 8),))
+    torch.export.save(program, tmp_path / "net.pt2")
+    assert "sconce summary: --batch: " in sconce(
+        tmp_path / "net.pt2", "--batch", "3", status=2).stderr
+
+
+def test_samples_that_do_not_fit_are_refused(tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save(resnet18().state_dict(), path)
+
+    def refused(**samples):
+        torch.save(samples, tmp_path / "samples.pt")
+        error = sconce(path, "--importance", "--samples", tmp_path / "samples.pt", status=2).stderr
+        assert "samples.pt: " in error
+        return error
+
+    assert "expected 4 dimensions, the batch first, got [3, 64, 64]" in refused(
+        input=torch.zeros(3, 64, 64))
+    assert "expected a tensor 'input', found none among images" in refused(
+        images=torch.zeros(1, 3, 64, 64))

@@ -4,6 +4,7 @@ requests of different lengths in one batch, and what is refused before it runs."
 import concurrent.futures
 import json
 
+import checkpoints
 import numpy as np
 import pytest
 import text_cases
@@ -138,20 +139,10 @@ def test_a_sentence_transformers_folder_gives_embeddings(serve, repository):
 
 
 def test_a_declared_network_is_served_and_swapped(serve, repository):
-    module = torch.nn.Sequential(torch.nn.Conv1d(2, 4, 3), torch.nn.ReLU(),
-                                 torch.nn.AdaptiveAvgPool1d(1), torch.nn.Flatten(),
-                                 torch.nn.Linear(4, 3)).eval()  # fmt: skip
+    module = checkpoints.declared()
     place = repository / "signal"
     place.mkdir()
-    (place / "config.pbtxt").write_text("""architecture {
-      name: "sequential"
-      input { dims: [2, -1] }
-      layers { conv1d { out_channels: 4 kernel_size: 3 } }
-      layers { relu {} }
-      layers { adaptive_avg_pool1d { output_size: 1 } }
-      layers { flatten {} }
-      layers { linear { out_features: 3 } }
-    }""")
+    (place / "config.pbtxt").write_text(checkpoints.DECLARED)
     torch.save(module.state_dict(), place / "model.pth")
     server = serve()
     server.wait_model("signal")

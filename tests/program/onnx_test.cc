@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "server/program/onnx_import.h"
+#include "server/weights/load_state_dict.h"
 #include "tests/program/program_fixtures.h"
 
 namespace sconce {
@@ -24,7 +25,7 @@ using testing::HasSubstr;
 
 const char kFixtures[] = "SCONCE_ONNX_FIXTURES";
 
-// Of the largest output; what was measured is in docs/onnx.md.
+// Of the largest output; what was measured with larger networks is in docs/onnx.md.
 constexpr double kTolerance = 2e-5;
 
 std::string FileOf(const std::string& name) { return FixtureIn(kFixtures, name); }
@@ -58,6 +59,19 @@ TEST(OnnxProgram, TakesAStateDictWhereTheExporterKeptItsNames) {
   EXPECT_GT(Difference(*net, io, io), 1e-3);
 }
 
+// The newer exporter names numbers in the code so, and has them among the weights.
+TEST(OnnxProgram, NumbersInTheCodeAreNoWeightsThatAreUnexpected) {
+  const auto architecture = OpenOnnxProgram(FileOf("mlp.onnx"), {});
+  ASSERT_TRUE(architecture.ok()) << architecture.status();
+  const auto net = (*architecture)->Create({});
+  ASSERT_TRUE(net.ok()) << net.status();
+  StateDict state = ReadTensors(FileOf("mlp.pth"));
+  state.tensors.push_back({.name = "layer.lifted_tensor_0", .tensor = state.tensors[0].tensor});
+  EXPECT_TRUE(LoadStateDict(**net, state).ok());
+  state.tensors.back().name = "layer.lifted_tensor_a";
+  EXPECT_FALSE(LoadStateDict(**net, state).ok());
+}
+
 TEST(OnnxProgram, SignatureIsThatOfTheGraph) {
   const auto architecture = OpenOnnxProgram(FileOf("mlp.onnx"), {});
   ASSERT_TRUE(architecture.ok()) << architecture.status();
@@ -71,6 +85,21 @@ TEST(OnnxProgram, SignatureIsThatOfTheGraph) {
   EXPECT_EQ(signature.outputs[0].name, "y");
   EXPECT_EQ(signature.outputs[0].dims, std::vector<int64_t>{7});
   EXPECT_TRUE(signature.rows.batched);
+}
+
+// An id beyond a table would cost a device.
+TEST(OnnxProgram, IdsThatAreLookedUpHaveToBeRowsOfTheTable) {
+  for (const char* name : {"lookup.onnx", "lookup_cast.onnx"}) {
+    SCOPED_TRACE(name);
+    const auto architecture = OpenOnnxProgram(FileOf(name), {});
+    ASSERT_TRUE(architecture.ok()) << architecture.status();
+    const auto net = (*architecture)->Create({});
+    ASSERT_TRUE(net.ok()) << net.status();
+    const auto& values = (*net)->signature().inputs[0].rules.values;
+    ASSERT_TRUE(values.has_value());
+    EXPECT_EQ(values->minimum, 0);
+    EXPECT_EQ(values->maximum, 4);
+  }
 }
 
 TEST(OnnxProgram, ThatIsNotSupportedIsRefusedByName) {

@@ -1,8 +1,8 @@
 """Writes ONNX models with both of PyTorch's exporters, and what the modules give.
 
-    python3 write_onnx_fixtures.py DIRECTORY [NETWORK...]
+    python3 write_onnx_fixtures.py DIRECTORY
 
-Without networks: small ones. With networks: those of torchvision, "all" for all of them.
+Small networks, and graphs made by hand; scripts/programs --onnx has the catalog's networks.
 
   NAME.onnx             the model; "_old" at the end of NAME where the older exporter wrote it
   NAME.io.safetensors   "input.x" and the module's "output.y": evaluation mode, one thread
@@ -21,7 +21,9 @@ import safetensors.torch
 import torch
 import torchvision.models as tv
 from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
 from torch import nn
+from torchvision.models.mobilenetv3 import InvertedResidualConfig
 
 warnings.filterwarnings("ignore")
 logging.disable(logging.CRITICAL)
@@ -83,8 +85,19 @@ SMALL = {
         lambda: tv.ResNet(tv.resnet.BasicBlock, [1, 1, 1, 1], num_classes=5),
         (2, 3, 64, 64),
     ),
-    "mobilenet": (lambda: tv.mobilenet_v3_small(num_classes=5), (2, 3, 64, 64)),
-    "shufflenet": (lambda: tv.shufflenet_v2_x0_5(num_classes=5), (2, 3, 64, 64)),
+    "mobilenet": (
+        lambda: tv.MobileNetV3(
+            [InvertedResidualConfig(16, 3, 16, 16, True, "RE", 2, 1, 1),
+             InvertedResidualConfig(16, 5, 48, 24, True, "HS", 2, 1, 1),
+             InvertedResidualConfig(24, 5, 72, 24, False, "HS", 1, 1, 1)],
+            last_channel=64, num_classes=5,
+        ),
+        (2, 3, 64, 64),
+    ),
+    "shufflenet": (
+        lambda: tv.ShuffleNetV2([1, 2, 1], [24, 48, 96, 192, 64], num_classes=5),
+        (2, 3, 64, 64),
+    ),
     "vit": (
         lambda: tv.VisionTransformer(
             image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32,
@@ -124,8 +137,7 @@ def write(name, make, shape, cases, failures):
         y = module(x)
     if not isinstance(y, torch.Tensor):
         y = y[0]
-    # The older exporter's Swin has a Slice with a step of -1, which is refused.
-    for dynamo in (True, False) if name != "swin" else (True,):
+    for dynamo in (True, False):
         case = name if dynamo else f"{name}_old"
         path = DIRECTORY / f"{case}.onnx"
         try:
@@ -145,6 +157,116 @@ def write(name, make, shape, cases, failures):
     return module, x
 
 
+# Each a graph of its own: what stands between "x" and "y", and the constants that it names.
+LOWEST = torch.iinfo(torch.int64).min
+OPERATORS = {
+    "slice_turned_round": (
+        [("Slice", ["x", "from", "to", "axes", "step"], "y", {})],
+        {"from": [-1], "to": [LOWEST], "axes": [1], "step": [-1]},
+    ),
+    "slice_back_by_two": (
+        [("Slice", ["x", "from", "to", "axes", "steps"], "y", {})],
+        {"from": [5, -2, 100], "to": [0, -100, 1], "axes": [1, 2, 0], "steps": [-2, -3, -1]},
+    ),
+    "slice_back_without_end": (
+        [("Slice", ["x", "from", "to", "axes", "step"], "y", {})],
+        {"from": [1], "to": [5], "axes": [2], "step": [-1]},
+    ),
+    "shape_turned_round": (
+        [("Shape", ["x"], "shape", {}),
+         ("Slice", ["shape", "from", "to", "axes", "step"], "turned", {}),
+         ("Reshape", ["x", "turned"], "y", {})],
+        {"from": [-1], "to": [LOWEST], "axes": [0], "step": [-1]},
+    ),
+    "every_second_size_from_behind": (
+        [("Shape", ["x"], "shape", {}),
+         ("Slice", ["shape", "from", "to", "axes", "step"], "some", {}),
+         ("ConstantOfShape", ["some"], "y", {})],
+        {"from": [2], "to": [-9], "axes": [0], "step": [-2]},
+    ),
+    # As the older exporter pads by what it calculates: the matrix of pads is turned round.
+    "pads_of_sizes": (
+        [("Shape", ["x"], "shape", {}),
+         ("Slice", ["shape", "from", "to", "axes"], "rows", {}),
+         ("Concat", ["nothing", "rows"], "one", {"axis": 0}),
+         ("ConstantOfShape", ["four"], "others",
+          {"value": helper.make_tensor("none", TensorProto.INT64, [1], [0])}),
+         ("Concat", ["one", "others"], "pads", {"axis": 0}),
+         ("Reshape", ["pads", "pairs"], "matrix", {}),
+         ("Slice", ["matrix", "behind", "lowest", "axes", "back"], "turned", {}),
+         ("Transpose", ["turned"], "columns", {"perm": [1, 0]}),
+         ("Reshape", ["columns", "list"], "all", {}),
+         ("Pad", ["x", "all", "value"], "y", {"mode": "constant"})],
+        {"from": [0], "to": [1], "axes": [0], "nothing": [1], "four": [4], "pairs": [-1, 2],
+         "behind": [-1], "lowest": [LOWEST], "back": [-1], "list": [-1],
+         "value": 0.5},
+    ),
+    "gather_from_the_end": (
+        [("Gather", ["x", "places"], "y", {"axis": 1})],
+        {"places": [-1, 0, -3]},
+    ),
+    "gather_calculated_from_the_end": (
+        [("ArgMax", ["x"], "most", {"axis": 2, "keepdims": 0}),
+         ("Sub", ["most", "two"], "places", {}),
+         ("Gather", ["x", "places"], "y", {"axis": 2})],
+        {"two": [2]},
+    ),
+    # As the newer exporter fills what a mask leaves out: how many that are depends on data.
+    "filled_where_masked": (
+        [("Greater", ["x", "value"], "mask", {}),
+         ("NonZero", ["mask"], "columns", {}),
+         ("Transpose", ["columns"], "places", {"perm": [1, 0]}),
+         ("Reshape", ["mask", "list"], "flat", {}),
+         ("Cast", ["flat"], "ones", {"to": TensorProto.INT64}),
+         ("ReduceSum", ["ones"], "count", {"keepdims": 1}),
+         ("Expand", ["value", "count"], "values", {}),
+         ("ScatterND", ["x", "places", "values"], "y", {})],
+        {"value": 0.5, "list": [-1]},
+    ),
+    "gather_by_rows_of_places": (
+        [("Unsqueeze", ["places", "last"], "rows", {}),
+         ("GatherND", ["x", "rows"], "y", {})],
+        {"places": [2, 0, -1, 1], "last": [-1]},
+    ),
+    "part_of_a_sequence": (
+        [("Squeeze", ["size"], "three", {}),
+         ("Squeeze", ["second"], "one", {}),
+         ("SplitToSequence", ["x", "three"], "parts", {"axis": 1}),
+         ("SequenceAt", ["parts", "one"], "y", {})],
+        {"size": [3], "second": [1]},
+    ),
+    "list_of_sizes_expanded": (
+        [("Shape", ["weights"], "size", {}),
+         ("Expand", ["size", "two"], "sizes", {}),
+         ("ConstantOfShape", ["sizes"], "zeros", {}),
+         ("Shape", ["zeros"], "some", {}),
+         ("Concat", ["some", "rest"], "whole", {"axis": 0}),
+         ("Expand", ["value", "whole"], "y", {})],
+        {"weights": [7, 8, 9], "two": [2], "rest": [1], "value": 0.5},
+    ),
+}  # fmt: skip
+
+
+def write_operators(cases):
+    """Against ONNX's own evaluator."""
+    x = torch.rand(3, 7, 4, generator=torch.Generator().manual_seed(7))
+    for name, (nodes, constants) in OPERATORS.items():
+        made = [helper.make_node(op, i, [o], name=f"{op}_{o}", **attributes)
+                for op, i, o, attributes in nodes]  # fmt: skip
+        graph = helper.make_graph(
+            made, name, [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 7, 4])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            [helper.make_tensor(k, TensorProto.INT64, [len(v)], v) if isinstance(v, list)
+             else helper.make_tensor(k, TensorProto.FLOAT, [], [v]) for k, v in constants.items()],
+        )  # fmt: skip
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+        onnx.save(model, DIRECTORY / f"{name}.onnx")
+        y = torch.from_numpy(ReferenceEvaluator(model).run(None, {"x": x.numpy()})[0].copy())
+        safetensors.torch.save_file({"input.x": x, "output.y": y.contiguous()},
+                                    DIRECTORY / f"{name}.io.safetensors")  # fmt: skip
+        cases[name] = 1.0
+
+
 def tiny(node, inputs=(("x", TensorProto.FLOAT, ["batch", 4]),), opset=20, domain=""):
     """A model of one operator."""
     values = [helper.make_tensor_value_info(*i) for i in inputs]
@@ -155,6 +277,17 @@ def tiny(node, inputs=(("x", TensorProto.FLOAT, ["batch", 4]),), opset=20, domai
     if domain:
         imports.append(helper.make_opsetid(domain, 1))
     return helper.make_model(graph, opset_imports=imports)
+
+
+def gathered(kind, *nodes):
+    """A model that looks up rows of a table of 5."""
+    table = helper.make_tensor("table", TensorProto.FLOAT, [5, 2], [float(i) for i in range(10)])
+    graph = helper.make_graph(
+        nodes, "lookup", [helper.make_tensor_value_info("x", kind, ["batch", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3, 2])],
+        [table, helper.make_tensor("far", TensorProto.INT64, [1], [5])],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
 
 
 def write_refused():
@@ -185,41 +318,30 @@ def write_refused():
                             inputs=(("x", TensorProto.FLOAT, ["batch", 4]),
                                     ("c", TensorProto.BOOL, []))),
         "UNIMPLEMENTED", "control flow is not supported")
+    add("places.onnx", gathered(TensorProto.INT64, node("Gather", ["table", "far"], ["y"])),
+        "INVALID_ARGUMENT", "expected places in a dimension of 5, got one beyond")
     (DIRECTORY / "refused.json").write_text(json.dumps(refused))
+    lookup = node("Gather", ["table", "x"], ["y"])
+    onnx.save(gathered(TensorProto.INT64, lookup), DIRECTORY / "lookup.onnx")
+    cast = node("Cast", ["x"], ["ids"], to=TensorProto.INT64)
+    onnx.save(gathered(TensorProto.INT32, cast, node("Gather", ["table", "ids"], ["y"])),
+              DIRECTORY / "lookup_cast.onnx")  # fmt: skip
     onnx.save(tiny(node("Add", ["x", "w"], ["y"], name="sum")), DIRECTORY / "tiny.onnx")
-
-
-def image_size(name):
-    small = ("alexnet", "densenet", "efficientnet", "mnasnet", "mobilenet", "regnet", "resne",
-             "shufflenet", "squeezenet", "vgg", "wide_resnet", "convnext")
-    return 64 if name.startswith(small) and name != "alexnet" else 224
-
-
-def torchvision_net(name):
-    if name in ("googlenet", "inception_v3"):
-        return lambda: getattr(tv, name)(init_weights=False)
-    return getattr(tv, name)
 
 
 def main():
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     cases, failures = {}, {}
-    names = sys.argv[2:]
-    if names == ["all"]:
-        names = tv.list_models(module=tv)
-    for name in names:
-        size = image_size(name)
-        write(name, torchvision_net(name), (2, 3, size, size), cases, failures)
-    if not names:
-        for name, (make, shape) in SMALL.items():
-            module, x = write(name, make, shape, cases, failures)
-            if name == "mlp":
-                new = fresh(make, 2)
-                torch.save(new.state_dict(), DIRECTORY / "mlp.pth")
-                with torch.inference_mode():
-                    io = {"output.y": new(x).clone()}
-                safetensors.torch.save_file(io, DIRECTORY / "mlp.new.safetensors")
-        write_refused()
+    for name, (make, shape) in SMALL.items():
+        module, x = write(name, make, shape, cases, failures)
+        if name == "mlp":
+            new = fresh(make, 2)
+            torch.save(new.state_dict(), DIRECTORY / "mlp.pth")
+            with torch.inference_mode():
+                io = {"output.y": new(x).clone()}
+            safetensors.torch.save_file(io, DIRECTORY / "mlp.new.safetensors")
+    write_operators(cases)
+    write_refused()
     (DIRECTORY / "cases.json").write_text(json.dumps(cases))
     for name, why in failures.items():
         print(f"{name}: the exporter failed: {why}")

@@ -16,17 +16,10 @@
 //    "detect_seconds": ..., "load_seconds": ..., "forward_seconds": ...}
 //
 //   {"error": ...}         in place of that
-#include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 
-#include <chrono>
-#include <cstdlib>
-#include <exception>
-#include <fstream>
-#include <iostream>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -41,28 +34,15 @@
 #include "server/reload/config_file.h"
 #include "server/weights/load_state_dict.h"
 #include "server/weights/state_dict.h"
+#include "tests/torch/answer_jobs.h"
 
 namespace sconce {
 namespace {
 
 using nlohmann::json;
 
-class Stopwatch {
- public:
-  // Seconds since it was made or last asked.
-  double Lap() {
-    const auto now = std::chrono::steady_clock::now();
-    return std::chrono::duration<double>(now - std::exchange(start_, now)).count();
-  }
-
- private:
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
-
 absl::StatusOr<std::vector<at::Tensor>> ReadInputs(const std::string& path) {
-  const auto file = OpenCheckpoint(path);
-  if (!file.ok()) return file.status();
-  auto state = ReadStateDict(**file);
+  const auto state = ReadTensorFile(path);
   if (!state.ok()) return state.status();
   std::vector<at::Tensor> inputs;
   for (size_t i = 0; i < state->tensors.size(); ++i) {
@@ -75,20 +55,6 @@ absl::StatusOr<std::vector<at::Tensor>> ReadInputs(const std::string& path) {
     }
   }
   return inputs;
-}
-
-json WriteOutputs(const std::vector<at::Tensor>& outputs, const std::string& path) {
-  std::ofstream file(path, std::ios::binary);
-  json described = json::array();
-  for (const at::Tensor& output : outputs) {
-    const at::Tensor contiguous = output.contiguous();
-    file.write(static_cast<const char*>(contiguous.const_data_ptr()),
-               static_cast<std::streamsize>(contiguous.nbytes()));
-    described.push_back(
-        {{"dtype", c10::toString(output.scalar_type())}, {"shape", output.sizes().vec()}});
-  }
-  if (!file.flush()) throw std::runtime_error("cannot write " + path);
-  return described;
 }
 
 absl::StatusOr<models::Detection> Declared(const std::string& text) {
@@ -151,34 +117,13 @@ absl::StatusOr<json> Answer(const json& job) {
   const c10::InferenceMode inference_mode;
   const std::vector<at::Tensor> outputs = (*net)->Forward(*inputs);
   answer["forward_seconds"] = stopwatch.Lap();
-  answer["outputs"] = WriteOutputs(outputs, job.at("outputs").get<std::string>());
+  answer["outputs"] = json::array();
+  for (const at::Tensor& output : outputs) answer["outputs"].push_back(DescribeTensor(output));
+  WriteTensorBytes(outputs, job.at("outputs").get<std::string>());
   return answer;
-}
-
-json AnswerOrError(const std::string& line) {
-  try {
-    absl::StatusOr<json> answer = Answer(json::parse(line));
-    if (answer.ok()) return *std::move(answer);
-    return {{"error", answer.status().ToString()}};
-  } catch (const std::exception& error) {
-    return {{"error", error.what()}};
-  }
-}
-
-int Run(int argc, char** argv) {
-  const int threads = argc == 2 ? std::atoi(argv[1]) : 0;
-  if (threads < 1) {
-    std::cerr << "usage: architecture_answers THREADS\n";
-    return 2;
-  }
-  at::set_num_threads(threads);
-  for (std::string line; std::getline(std::cin, line);) {
-    std::cout << AnswerOrError(line).dump() << std::endl;
-  }
-  return 0;
 }
 
 }  // namespace
 }  // namespace sconce
 
-int main(int argc, char** argv) { return sconce::Run(argc, argv); }
+int main(int argc, char** argv) { return sconce::AnswerJobs(argc, argv, sconce::Answer); }

@@ -65,6 +65,33 @@ TEST(Detect, TellsEveryTorchvisionNetworkAndItsNumberOfClasses) {
   }
 }
 
+// As they are where a network is the only part of somebody's own module.
+TEST(Detect, NamesMayHaveAPrefixOfTheirOwn) {
+  const nlohmann::json catalog = ReadJson("catalog.json");
+  for (const auto& [name, network] : catalog.items()) {
+    std::vector<NamedShape> state = ShapesFromJson(network);
+    for (NamedShape& tensor : state) {
+      tensor.name = absl::StrCat("encoder.backbone.", tensor.name);
+    }
+    const auto detection = Detect(state, {});
+    ASSERT_TRUE(detection.ok()) << name << ": " << detection.status();
+    EXPECT_EQ(std::string(detection->architecture->name()), name);
+    EXPECT_THAT(detection->why, HasSubstr(R"(all names begin with "encoder.backbone.")"));
+    for (const NamedShape& tensor : state) {
+      EXPECT_EQ("encoder.backbone." + detection->architecture->NameOf(tensor.name), tensor.name);
+    }
+    // Also where it is configured, and where something else is missing.
+    const auto configured = Detect(state, {name, {}});
+    ASSERT_TRUE(configured.ok()) << name << ": " << configured.status();
+    EXPECT_EQ(configured->parameters, detection->parameters);
+    state.pop_back();
+    const auto nearest = Nearest(state);
+    ASSERT_TRUE(nearest.has_value()) << name;
+    EXPECT_EQ(std::string(nearest->architecture->family()),
+              std::string(detection->architecture->family()));
+  }
+}
+
 // To tell one network, no other is built: the whole catalog takes seconds.
 TEST(Detect, TakesMilliseconds) {
   const nlohmann::json catalog = ReadJson("catalog.json");
@@ -82,6 +109,9 @@ TEST(Detect, TakesMilliseconds) {
   for (const auto& [name, network] : catalog.items()) {
     std::vector<NamedShape> state = ShapesFromJson(network);
     time(name, state);
+    std::vector<NamedShape> prefixed = state;
+    for (NamedShape& tensor : prefixed) tensor.name = absl::StrCat("backbone.", tensor.name);
+    time(name + ", under a prefix", prefixed);
     for (NamedShape& tensor : state) {
       if (tensor.name.ends_with("weight")) tensor.shape.push_back(1);
     }

@@ -72,6 +72,19 @@ TEST(Families, AuxiliaryHeadsAreThereWhereTheWeightsHaveThem) {
   }
 }
 
+TEST(Families, AuxiliaryHeadsMayHaveTheClassesOfBeforeTheLastLayerWasReplaced) {
+  for (const char* name : {"googlenet", "inception_v3"}) {
+    std::vector<NamedShape> state =
+        ShapesOf(name, {{"aux_logits", true}, {"num_classes", int64_t{1000}}});
+    for (NamedShape& tensor : state) {
+      if (tensor.name == "fc.weight" || tensor.name == "fc.bias") tensor.shape[0] = 7;
+    }
+    EXPECT_EQ(DetectedIn(state), ToString(name, {{"aux_classes", int64_t{1000}},
+                                                 {"aux_logits", true},
+                                                 {"num_classes", int64_t{7}}}));
+  }
+}
+
 TEST(Families, WhatNoShapeTellsIsAssumedAndCanBeSet) {
   const std::vector<NamedShape> state = ShapesOf("googlenet", {});
   const auto assumed = Detect(state, {});

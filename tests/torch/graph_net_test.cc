@@ -66,7 +66,7 @@ class Builder {
 
   absl::StatusOr<std::unique_ptr<Net>> Build(ValueId output) {
     graph.outputs.push_back({.name = "y", .value = output, .dtype = at::kFloat, .sizes = sizes});
-    const auto architecture = ArchitectureOf("made", graph);
+    const auto architecture = ArchitectureOf("made", "", graph);
     if (!architecture.ok()) return architecture.status();
     auto net = (*architecture)->Create({});
     if (!net.ok()) return net.status();
@@ -246,6 +246,50 @@ TEST(GraphNet, ValuesAreMadeOnceAndBeforeTheyAreUsed) {
   twice.graph.nodes[0].outputs[0].values[0] = twice.x;
   EXPECT_THAT(RefusalOf(twice, y),
               HasSubstr("expected each value to be made once, got \"x\" again"));
+}
+
+SizeExpression Arithmetic(SizeExpression::Kind kind, SizeExpression a, int64_t b) {
+  return {.kind = kind, .operands = {std::move(a), SizeExpression::Constant(b)}};
+}
+
+TEST(GraphNet, SizesThatDependOnOneAnotherAreInTheSignatureOrRefusedAsTheInputs) {
+  using Kind = SizeExpression::Kind;
+  Builder builder({4});
+  const auto rows = SizeExpression::OfSymbol(0);
+  const auto length = SizeExpression::OfSymbol(1);
+  builder.graph.symbols.push_back({.name = "length", .range = {.minimum = 2, .maximum = 64}});
+  const auto odd = Arithmetic(Kind::kAdd, Arithmetic(Kind::kMultiply, length, 2), 1);
+  const auto half = Arithmetic(Kind::kFloorDivide, length, 2);
+  for (const auto& [name, size] :
+       {std::pair("plain", length), std::pair("odd", odd), std::pair("half", half)}) {
+    const ValueId value = builder.graph.AddValue(name);
+    builder.graph.inputs.push_back(
+        {.name = name, .value = value, .dtype = at::kFloat, .sizes = {rows, size}});
+  }
+  const auto net = builder.Build(builder.x);
+  ASSERT_TRUE(net.ok()) << net.status();
+  const std::vector<TensorSpec>& inputs = (*net)->signature().inputs;
+  EXPECT_TRUE(inputs[0].rules.ties.empty());
+  EXPECT_EQ(inputs[1].rules.ties, (std::vector<TiedSize>{{.tie = 0}}));
+  EXPECT_EQ(inputs[2].rules.ties, (std::vector<TiedSize>{{.tie = 0, .multiple = 2, .offset = 1}}));
+  EXPECT_EQ(inputs[2].rules.sizes, (std::vector<Range>{{5, 129}}));
+  EXPECT_TRUE(inputs[3].rules.ties.empty());
+  const c10::InferenceMode inference_mode;
+  const auto error = [&](int64_t plain, int64_t odd_size, int64_t half_size) -> std::string {
+    try {
+      (*net)->Forward({at::ones({1, 4}), at::ones({1, plain}), at::ones({1, odd_size}),
+                       at::ones({1, half_size})});
+      return "";
+    } catch (const InvalidInput& refusal) {
+      return refusal.what_without_backtrace();
+    }
+  };
+  EXPECT_EQ(error(9, 19, 4), "");
+  EXPECT_EQ(error(9, 20, 4),
+            "input \"odd\", dimension 1: expected 19 because input \"plain\", "
+            "dimension 1 is 9, got 20");
+  EXPECT_THAT(error(9, 19, 5), HasSubstr("input \"half\", dimension 1: expected 4 because"));
+  EXPECT_THAT(error(65, 131, 32), HasSubstr("expected 2 to 64, got 65"));
 }
 
 int64_t Calculate(absl::string_view name, std::vector<c10::IValue> operands) {

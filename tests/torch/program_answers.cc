@@ -1,10 +1,11 @@
-// Answers of exported programs, for the tests in Python that compare them with Python's own.
+// Answers of exported programs and ONNX models, for the tests in Python that compare them with
+// Python's own.
 //
 //   program_answers THREADS
 //
 // Reads one job a line and writes one answer a line, both JSON, until the input ends:
 //
-//   {"program": PATH,      what torch.export.save wrote
+//   {"program": PATH,      what torch.export.save wrote, or PATH.onnx
 //    "weights": PATH,      optional: any checkpoint, in place of the weights in the program
 //    "inputs": PATH,       safetensors, under the names of the program's inputs
 //    "outputs": PATH,      written: the outputs' elements, one output after the other
@@ -16,30 +17,27 @@
 //    "nativert": "equal" | "differs" | what it said, "open_seconds": ..., "forward_seconds": ...}
 //
 //   {"error": ...}         in place of that
-#include <ATen/Parallel.h>
 #include <ATen/ops/equal.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/nativert/ModelRunnerHandle.h>
 
-#include <chrono>
-#include <cstdlib>
 #include <exception>
-#include <fstream>
-#include <iostream>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "models/architecture.h"
 #include "models/net.h"
 #include "nlohmann/json.hpp"
 #include "server/checkpoint/checkpoint.h"
 #include "server/program/exported_program.h"
+#include "server/program/onnx_import.h"
 #include "server/weights/load_state_dict.h"
 #include "server/weights/state_dict.h"
+#include "tests/torch/answer_jobs.h"
 
 namespace sconce {
 namespace {
@@ -47,26 +45,8 @@ namespace {
 using nlohmann::json;
 using Tensors = std::vector<at::Tensor>;
 
-class Stopwatch {
- public:
-  // Seconds since it was made or last asked.
-  double Lap() {
-    const auto now = std::chrono::steady_clock::now();
-    return std::chrono::duration<double>(now - std::exchange(start_, now)).count();
-  }
-
- private:
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
-
-absl::StatusOr<StateDict> Read(const std::string& path) {
-  const auto file = OpenCheckpoint(path);
-  if (!file.ok()) return file.status();
-  return ReadStateDict(**file);
-}
-
 absl::StatusOr<Tensors> ReadInputs(const std::string& path, const models::Signature& signature) {
-  const auto state = Read(path);
+  const auto state = ReadTensorFile(path);
   if (!state.ok()) return state.status();
   Tensors inputs;
   for (const models::TensorSpec& spec : signature.inputs) {
@@ -91,16 +71,6 @@ json Described(const models::TensorSpec& spec) {
   return described;
 }
 
-void Write(const Tensors& outputs, const std::string& path) {
-  std::ofstream file(path, std::ios::binary);
-  for (const at::Tensor& output : outputs) {
-    const at::Tensor contiguous = output.contiguous();
-    file.write(static_cast<const char*>(contiguous.const_data_ptr()),
-               static_cast<std::streamsize>(contiguous.nbytes()));
-  }
-  if (!file.flush()) throw std::runtime_error("cannot write " + path);
-}
-
 std::string AskNativert(const std::string& program, const Tensors& inputs,
                         const Tensors& expected) {
   try {
@@ -122,7 +92,8 @@ std::string AskNativert(const std::string& program, const Tensors& inputs,
 absl::StatusOr<json> Answer(const json& job) {
   Stopwatch stopwatch;
   const auto program = job.at("program").get<std::string>();
-  const auto architecture = OpenExportedProgram(program, {});
+  const auto architecture = absl::EndsWith(program, ".onnx") ? OpenOnnxProgram(program, {})
+                                                             : OpenExportedProgram(program, {});
   if (!architecture.ok()) return architecture.status();
   const auto net = (*architecture)->Create({});
   if (!net.ok()) return net.status();
@@ -140,9 +111,10 @@ absl::StatusOr<json> Answer(const json& job) {
     answer["state"].push_back(tensor.name);
   }
 
-  const auto state = Read(job.value("weights", program));
+  const auto state = ReadTensorFile(job.value("weights", program));
   if (!state.ok()) return state.status();
-  if (const auto loaded = LoadStateDict(**net, *state); !loaded.ok()) return loaded.status();
+  const auto loaded = LoadStateDict(**net, *state, {.architecture = architecture->get()});
+  if (!loaded.ok()) return loaded.status();
   (*net)->Eval(at::kCPU);
   if (!job.contains("inputs")) return answer;
 
@@ -153,40 +125,16 @@ absl::StatusOr<json> Answer(const json& job) {
   const Tensors outputs = (*net)->Forward(*inputs);
   answer["forward_seconds"] = stopwatch.Lap();
   for (size_t i = 0; i < outputs.size(); ++i) {
-    answer["outputs"][i]["shape"] = outputs[i].sizes().vec();
-    answer["outputs"][i]["dtype"] = c10::toString(outputs[i].scalar_type());
+    answer["outputs"][i].update(DescribeTensor(outputs[i]));
   }
-  Write(outputs, job.at("outputs").get<std::string>());
+  WriteTensorBytes(outputs, job.at("outputs").get<std::string>());
   if (job.value("nativert", false)) {
     answer["nativert"] = AskNativert(program, *inputs, outputs);
   }
   return answer;
 }
 
-json AnswerOrError(const std::string& line) {
-  try {
-    absl::StatusOr<json> answer = Answer(json::parse(line));
-    if (answer.ok()) return *std::move(answer);
-    return {{"error", answer.status().ToString()}};
-  } catch (const std::exception& error) {
-    return {{"error", error.what()}};
-  }
-}
-
-int Run(int argc, char** argv) {
-  const int threads = argc == 2 ? std::atoi(argv[1]) : 0;
-  if (threads < 1) {
-    std::cerr << "usage: program_answers THREADS\n";
-    return 2;
-  }
-  at::set_num_threads(threads);
-  for (std::string line; std::getline(std::cin, line);) {
-    std::cout << AnswerOrError(line).dump() << std::endl;
-  }
-  return 0;
-}
-
 }  // namespace
 }  // namespace sconce
 
-int main(int argc, char** argv) { return sconce::Run(argc, argv); }
+int main(int argc, char** argv) { return sconce::AnswerJobs(argc, argv, sconce::Answer); }

@@ -37,8 +37,19 @@ constexpr int64_t kMaxConfigBytes = int64_t{1} << 20;
 constexpr size_t kMaxMetadataEntries = 64;
 
 // Where none of the known names is there, the only file with one of these endings is meant.
-constexpr std::array<std::string_view, 6> kEndings = {
-    ".safetensors.index.json", ".bin.index.json", ".safetensors", ".bin", ".pth", ".pt"};
+constexpr std::array<std::string_view, 9> kEndings = {".safetensors.index.json",
+                                                      ".bin.index.json",
+                                                      ".safetensors",
+                                                      ".bin",
+                                                      ".pth",
+                                                      ".pt",
+                                                      ".ckpt",
+                                                      ".pt2",
+                                                      ".onnx"};
+
+bool IsProgram(const std::string& name) {
+  return std::find(kProgramNames.begin(), kProgramNames.end(), name) != kProgramNames.end();
+}
 
 // Sorted.
 absl::StatusOr<std::vector<std::string>> ListFiles(const std::string& folder) {
@@ -100,7 +111,9 @@ absl::StatusOr<Choice> ChooseFile(const std::vector<std::string>& names) {
   for (const std::string_view ending : kEndings) {
     std::vector<std::string> fitting;
     for (const std::string& name : names) {
-      if (name.ends_with(ending) && name.front() != '.') fitting.push_back(name);
+      if (name.ends_with(ending) && name.front() != '.' && !IsProgram(name)) {
+        fitting.push_back(name);
+      }
     }
     if (fitting.size() == 1) return Choice{.name = fitting.front(), .passed_over = {}};
     if (fitting.size() > 1) {
@@ -108,6 +121,10 @@ absl::StatusOr<Choice> ChooseFile(const std::vector<std::string>& names) {
                      std::string(ending), ": ", NameSome(fitting),
                      "; give the path of one of them");
     }
+  }
+  // Without other weights a program has its own.
+  for (const std::string& name : names) {
+    if (IsProgram(name) && !name.ends_with(".so")) return Choice{.name = name, .passed_over = {}};
   }
   return Refused(
       "expected a folder with model.safetensors, pytorch_model.bin or an index of either, or a "

@@ -21,9 +21,14 @@ PooledTensors::PooledTensors(c10::Device device, const UploadPlan& plan, Blocks 
     : device_(device),
       blocks_(plan.blocks),
       block_of_own_(plan.block_of_own),
-      size_bytes_(plan.weights_bytes),
       shared_bytes_(shared_bytes),
+      size_bytes_(plan.weights_bytes),
       tensors_(std::move(tensors)) {}
+
+int64_t PooledTensors::size_bytes() const {
+  MutexLock lock(&mutex_);
+  return size_bytes_;
+}
 
 void PooledTensors::AssignTo(models::Net& net) const {
   // What a module has as its parameter cannot be an inference tensor.
@@ -49,7 +54,9 @@ void PooledTensors::LetGo(absl::Span<const size_t> own) const {
       needed = block_of_own_[other] == block &&
                std::find(let_go_.begin(), let_go_.end(), other) == let_go_.end();
     }
-    if (!needed && block < tensors_.size()) tensors_[block].reset();
+    if (needed || block >= tensors_.size() || tensors_[block] == nullptr) continue;
+    tensors_[block].reset();
+    size_bytes_ -= UploadPlan::Align(blocks_[block].size_bytes);
   }
 }
 

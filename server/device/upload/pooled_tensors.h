@@ -4,6 +4,7 @@
 #ifndef SCONCE_SERVER_DEVICE_UPLOAD_POOLED_TENSORS_H_
 #define SCONCE_SERVER_DEVICE_UPLOAD_POOLED_TENSORS_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -28,8 +29,8 @@ class PooledTensors final : public ResidentWeights {
   PooledTensors(c10::Device device, const UploadPlan& plan, Blocks tensors, int64_t shared_bytes);
 
   c10::Device device() const override { return device_; }
-  int64_t size_bytes() const override { return size_bytes_; }
-  int64_t shared_bytes() const override { return shared_bytes_; }
+  int64_t size_bytes() const override;
+  int64_t shared_bytes() const override { return std::min(shared_bytes_, size_bytes()); }
   void AssignTo(models::Net& net) const override;
   void LetGo(absl::Span<const size_t> own) const override;
 
@@ -45,10 +46,10 @@ class PooledTensors final : public ResidentWeights {
   const c10::Device device_;
   const std::vector<UploadPlan::Block> blocks_;
   const std::vector<size_t> block_of_own_;
-  const int64_t size_bytes_;
   const int64_t shared_bytes_;
 
   mutable Mutex mutex_;
+  mutable int64_t size_bytes_ ABSL_GUARDED_BY(mutex_);
   mutable Blocks tensors_ ABSL_GUARDED_BY(mutex_);              // null: let go
   mutable std::vector<size_t> let_go_ ABSL_GUARDED_BY(mutex_);  // of the network's tensors
 };

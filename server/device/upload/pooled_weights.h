@@ -46,9 +46,9 @@ class ResidentWeights {
   virtual ~ResidentWeights() = default;
 
   virtual c10::Device device() const = 0;
-  // Memory of the tensors, tied ones once.
+  // Memory of the tensors that were not let go, tied ones once.
   virtual int64_t size_bytes() const = 0;
-  // What of that was there before, another version's.
+  // What of that was there before, another version's; at most, where tensors were let go.
   virtual int64_t shared_bytes() const = 0;
   // Makes the tensors of `net`, which is fresh from Architecture::Create, views of this memory.
   // Throws what LibTorch throws.

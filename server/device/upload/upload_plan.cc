@@ -54,8 +54,9 @@ class Planner {
     plan_.blocks_of_tensor.resize(checkpoint.tensors().size());
   }
 
-  absl::StatusOr<UploadPlan> Plan(const StateFit& fit, const WeightsForm& form) {
-    NameBlocks(fit, form);
+  absl::StatusOr<UploadPlan> Plan(const StateFit& fit, const WeightsForm& form,
+                                  absl::Span<const size_t> uncast) {
+    NameBlocks(fit, form, uncast);
     const std::vector<size_t> order = InFileOrder(checkpoint_);
     for (const size_t tensor : order) {
       for (const size_t block : plan_.blocks_of_tensor[tensor]) {
@@ -70,12 +71,14 @@ class Planner {
   }
 
  private:
-  void NameBlocks(const StateFit& fit, const WeightsForm& form) {
+  void NameBlocks(const StateFit& fit, const WeightsForm& form, absl::Span<const size_t> uncast) {
+    std::vector<bool> keeps_type(own_.size());
+    for (const size_t i : uncast) keeps_type[i] = true;
     std::map<std::tuple<size_t, at::ScalarType, at::MemoryFormat>, size_t> known;
     for (size_t i = 0; i < own_.size(); ++i) {
       const at::Tensor& own = own_[i].tensor;
       UploadPlan::Block block;
-      block.type = form.TypeOf(own);
+      block.type = keeps_type[i] ? own.scalar_type() : form.TypeOf(own);
       block.format = form.FormatOf(own);
       block.size_bytes = own.numel() * static_cast<int64_t>(c10::elementSize(block.type));
       if (!fit.sources[i].has_value()) {
@@ -167,8 +170,9 @@ int64_t UploadPlan::UnitBytes(const Checkpoint& checkpoint, size_t tensor) const
 }
 
 absl::StatusOr<UploadPlan> PlanUpload(const Checkpoint& checkpoint, const models::Net& net,
-                                      const StateFit& fit, const WeightsForm& form) {
-  return Planner(checkpoint, net).Plan(fit, form);
+                                      const StateFit& fit, const WeightsForm& form,
+                                      absl::Span<const size_t> uncast) {
+  return Planner(checkpoint, net).Plan(fit, form, uncast);
 }
 
 }  // namespace sconce

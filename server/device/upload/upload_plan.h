@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "models/net.h"
 #include "server/checkpoint/checkpoint.h"
 #include "server/weights/load_state_dict.h"
@@ -73,10 +74,13 @@ struct UploadPlan {
   int64_t scratch_bytes = 0;
 };
 
+// `uncast`: of the network's tensors, those that keep its own type, because they are worked on
+// before they are cast.
 // REQUIRES: `fit` is how the checkpoint's state_dict fits `net`, which is fresh from
 // Architecture::Create. INVALID_ARGUMENT where the sizes add up to more than any memory.
 absl::StatusOr<UploadPlan> PlanUpload(const Checkpoint& checkpoint, const models::Net& net,
-                                      const StateFit& fit, const WeightsForm& form);
+                                      const StateFit& fit, const WeightsForm& form,
+                                      absl::Span<const size_t> uncast = {});
 
 }  // namespace sconce
 

@@ -85,6 +85,7 @@ TEST_F(MetricsTest, AThousandVersionsLeaveNoMoreSeriesThanOne) {
     ModelMetrics* const again = metrics_.ForModel("m");
     again->SetServingVersion(number, "id" + std::to_string(number));
     again->SetMemory({{"cpu", "weights", number}, {"cpu", "workspace", 1}});
+    again->SetDeviations({{number, "cpu", 0.5, 0.25}});
     again->SetVersions({});
     again->CountLoad(LoadOutcome::kPublished);
     again->ObserveStep(VersionState::kRead, 1);
@@ -96,6 +97,9 @@ TEST_F(MetricsTest, AThousandVersionsLeaveNoMoreSeriesThanOne) {
   EXPECT_EQ(Series("sconce_serving_version_info{").size(), 1u);
   EXPECT_EQ(Series(R"(sconce_serving_version_info{)")[0].find("id999"), std::string::npos);
   EXPECT_TRUE(Has(R"(sconce_model_memory_bytes{device="cpu",kind="weights",model="m"} 1000)"));
+  EXPECT_EQ(Series("sconce_prepared_deviation{").size(), 2u);
+  EXPECT_TRUE(Has(R"(sconce_prepared_deviation{device="cpu",measure="relative",)"
+                  R"(model="m",version="1000"} 0.25)"));
   EXPECT_TRUE(Has(R"(sconce_loads_total{model="m",outcome="published"} 1000)"))
       << "counters go on across swaps";
   metrics_.ForModel("m")->SetServingVersion(0, "");

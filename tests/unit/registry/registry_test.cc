@@ -126,6 +126,7 @@ TEST_F(RegistryTest, AModelThatLostItsDevicesMakesTheServerUnreadyForGood) {
   const auto lost = model->Pin();
   EXPECT_EQ(registry_.RetireLost(model, *lost, "cuda:0 is lost"), Lost::kModel);
   EXPECT_EQ(registry_.RetireLost(model, *lost, "told twice"), Lost::kNothing);
+  EXPECT_EQ(model->lost_because(), "cuda:0 is lost");
   EXPECT_EQ(model->Pin(), nullptr);
   EXPECT_EQ(model->progress().last_error, "cuda:0 is lost");
   EXPECT_FALSE(registry_.Ready());

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <limits>
 
+#include "models/tied_sizes.h"
 #include "server/registry/signature_rules.h"
+
 namespace sconce {
 namespace {
 
@@ -224,6 +226,91 @@ TEST(SignatureTest, AClientCanGoOnWithWhatTakesMore) {
   EXPECT_EQ(why([](Signature& s) { s.outputs[0].rules.padding.reset(); }),
             "output 'states' would have other sizes");
   EXPECT_EQ(why([](Signature& s) { s.rows.batched = false; }), "there would be no batch dimension");
+}
+
+// Two inputs of n and 2 n + 1 columns, and one of 8 n.
+Signature Tied() {
+  Signature signature;
+  signature.inputs = {
+      {"a", DType::kFloat32, {-1}}, {"b", DType::kFloat32, {3, -1}}, {"c", DType::kFloat32, {-1}}};
+  signature.inputs[0].rules.ties = {{.tie = 0}};
+  signature.inputs[1].rules.ties = {{}, {.tie = 0, .multiple = 2, .offset = 1}};
+  signature.inputs[2].rules.ties = {{.tie = 1, .multiple = 8}};
+  return signature;
+}
+
+std::string TiedError(int64_t a, int64_t b, int64_t c) {
+  return ErrorOf(Tied(), {{"c", "FP32", {2, c}}, {"b", "FP32", {2, 3, b}}, {"a", "FP32", {2, a}}});
+}
+
+TEST(SignatureTest, SizesThatDependOnOneAnotherGoTogether) {
+  EXPECT_EQ(TiedError(4, 9, 16), "accepted");
+  EXPECT_EQ(TiedError(0, 1, 0), "accepted");
+  EXPECT_EQ(TiedError(4, 11, 16),
+            "m/7: input 'b' has size 11 in dimension 2, input 'a' has size 4 in dimension 1; "
+            "expected 9 of input 'b'");
+  EXPECT_EQ(TiedError(4, 10, 16),
+            "m/7: input 'b' has size 10 in dimension 2, input 'a' has size 4 in dimension 1; "
+            "expected 9 of input 'b'");
+  EXPECT_EQ(TiedError(4, 9, 12),
+            "m/7: input 'c' has size 12 in dimension 1; expected a multiple of 8");
+  EXPECT_NE(TiedError(0, 0, 0), "accepted");
+
+  Signature hostile = Tied();
+  hostile.inputs[1].rules.ties[1] = {.tie = 0, .multiple = int64_t{1} << 62, .offset = -1};
+  EXPECT_EQ(
+      ErrorOf(hostile, {{"c", "FP32", {2, 8}}, {"b", "FP32", {2, 3, 3}}, {"a", "FP32", {2, 4}}}),
+      "m/7: input 'b' has size 3 in dimension 2, input 'a' has size 4 in dimension 1; "
+      "expected more than can be counted of input 'b'");
+}
+
+TEST(SignatureTest, TiesThatContradictThemselvesAreRefused) {
+  EXPECT_TRUE(CheckRules(Tied()).ok()) << CheckRules(Tied());
+  const auto refuses = [](auto change) {
+    Signature signature = Tied();
+    change(signature);
+    return absl::IsInvalidArgument(CheckRules(signature));
+  };
+  EXPECT_TRUE(refuses([](Signature& s) { s.inputs[0].rules.ties.emplace_back(); }));
+  EXPECT_TRUE(refuses([](Signature& s) { s.inputs[0].rules.ties[0].multiple = 0; }));
+  EXPECT_TRUE(refuses([](Signature& s) { s.inputs[0].rules.ties[0].tie = -2; }));
+  EXPECT_TRUE(refuses([](Signature& s) { s.inputs[0].rules.padding = 0; }));
+}
+
+TEST(SignatureTest, AClientCanGoOnWhereFewerSizesDependOnOneAnother) {
+  const auto why = [](const Signature& before, auto change) {
+    Signature after = before;
+    change(after);
+    return WhyIncompatible(before, after);
+  };
+  EXPECT_EQ(why(Tied(), [](Signature&) {}), "");
+  EXPECT_EQ(why(Tied(), [](Signature& s) { s.inputs[0].rules.ties.clear(); }), "");
+  // The numbers of ties are names.
+  EXPECT_EQ(why(Tied(), [](Signature& s) { s.inputs[2].rules.ties[0].tie = 7; }), "");
+  EXPECT_EQ(why(Tied(), [](Signature& s) { s.inputs[2].rules.ties[0].multiple = 4; }), "");
+  EXPECT_EQ(why(Tied(), [](Signature& s) { s.inputs[2].rules.ties[0].multiple = 16; }),
+            "input 'c' FP32[-1,-1] would take fewer sizes in dimension 1");
+  EXPECT_EQ(why(Tied(), [](Signature& s) { s.inputs[2].rules.ties[0].tie = 0; }),
+            "input 'c' FP32[-1,-1] would take fewer sizes in dimension 1");
+  EXPECT_EQ(why(Tied(), [](Signature& s) { s.inputs[1].rules.ties[1].offset = 3; }),
+            "input 'b' FP32[-1,3,-1] would take fewer sizes in dimension 2");
+  Signature free = Tied();
+  for (TensorSpec& input : free.inputs) input.rules.ties.clear();
+  EXPECT_EQ(WhyIncompatible(free, Tied()),
+            "input 'b' FP32[-1,3,-1] would take fewer sizes in dimension 2");
+  EXPECT_EQ(WhyIncompatible(Tied(), free), "");
+}
+
+TEST(SignatureTest, SizesToTryGoTogether) {
+  Signature signature = Tied();
+  std::vector<std::vector<int64_t>> sizes = {{512}, {3, 512}, {30}};
+  models::TieSizes(signature.inputs, sizes);
+  EXPECT_EQ(sizes, (std::vector<std::vector<int64_t>>{{255}, {3, 511}, {24}}));
+  EXPECT_EQ(TiedError(255, 511, 24), "accepted");
+  signature.inputs[0].dims = {7};
+  sizes = {{7}, {3, 1}, {8}};
+  models::TieSizes(signature.inputs, sizes);
+  EXPECT_EQ(sizes, (std::vector<std::vector<int64_t>>{{7}, {3, 15}, {8}}));
 }
 
 }  // namespace

@@ -58,6 +58,7 @@ TEST_F(AdminServiceTest, StatusTellsAllThereIsToKnow) {
        .weights_id = "id6",
        .weights_bytes = 100,
        .shared_bytes = 60,
+       .deviations = {{.device = "cpu", .absolute = 0.5, .relative = 0.1}},
        .error = "not finite"});
   control_.models = {status, StatusOf("a\xff")};
 
@@ -104,6 +105,11 @@ TEST_F(AdminServiceTest, StatusTellsAllThereIsToKnow) {
   EXPECT_EQ(version.weights_id(), "id6");
   EXPECT_EQ(version.weights_bytes(), 100);
   EXPECT_EQ(version.shared_bytes(), 60);
+  ASSERT_EQ(version.prepared_size(), 1);
+  EXPECT_EQ(version.prepared(0).device(), "cpu");
+  EXPECT_EQ(version.prepared(0).absolute(), 0.5);
+  EXPECT_EQ(version.prepared(0).relative(), 0.1);
+  EXPECT_EQ(version.prepared(0).not_measured(), "");
   EXPECT_EQ(version.error(), "not finite");
 }
 

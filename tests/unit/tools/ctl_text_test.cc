@@ -49,6 +49,12 @@ StatusResponse Several() {
   published->set_weights_id("0123");
   published->set_weights_bytes(1 << 20);
   published->set_shared_bytes(1 << 19);
+  auto* prepared = published->add_prepared();
+  prepared->set_device("cuda:0");
+  prepared->set_absolute(0.25);
+  prepared->set_relative(0.0125);
+  published->add_prepared()->set_device("cpu");
+  published->mutable_prepared(1)->set_not_measured("no memory");
   AddVersion(8, "rejected", 3, model)->set_error("model.pth is \x1b[31mtorn");
   model->set_last_error("model.pth is \x1b[31mtorn");
   return status;
@@ -61,6 +67,8 @@ TEST(CtlText, ATableHasTheVersionsTheNewestFirstWithTheirErrors) {
             "  8        rejected   3s     -           -        -          model.pth\n"
             "           model.pth is \\x1b[31mtorn\n"
             "  7        published  1m     0123        1.0 MiB  512.0 KiB  model.pth\n"
+            "           on cuda:0 prepared: outputs differ by at most 0.25, 0.0125 of the largest\n"
+            "           on cpu prepared: not compared, no memory\n"
             "  6        retained   2h     aaaa        1.0 MiB  0 B        model.pth\n");
 }
 
@@ -145,6 +153,12 @@ TEST(CtlText, JsonHasEveryFieldAndNullsForWhatIsNotThere) {
   EXPECT_EQ(model["versions"][1]["shared_bytes"], 1 << 19);
   EXPECT_EQ(model["versions"][1]["since"], "1970-01-12T13:45:35.000Z");
   EXPECT_TRUE(model["versions"][1]["error"].is_null());
+  EXPECT_EQ(model["versions"][1]["prepared"][0], (nlohmann::json{{"device", "cuda:0"},
+                                                                 {"absolute", 0.25},
+                                                                 {"relative", 0.0125},
+                                                                 {"not_measured", nullptr}}));
+  EXPECT_EQ(model["versions"][1]["prepared"][1]["not_measured"], "no memory");
+  EXPECT_TRUE(model["versions"][1]["prepared"][1]["absolute"].is_null());
   EXPECT_TRUE(model["versions"][2]["weights_id"].is_null());
   EXPECT_EQ(model["versions"][2]["error"], "model.pth is \x1b[31mtorn");
   status.mutable_models(0)->clear_settings();
