@@ -16,9 +16,18 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 from serving import Server, infer, request, wait_until
+from torch import nn
 from tritonclient.grpc import service_pb2
 
 IMAGE = (3, 224, 224)
+# One step comes after the other, so a request takes as long as its sequence is.
+RECURRENT = """architecture {
+  name: "sequential"
+  input { dims: [-1, 1] }
+  layers { name: "lstm" lstm { hidden_size: 128 num_layers: 4 output: LAST } }
+}
+optimization { cuda { graphs: false } }
+"""
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +35,7 @@ def nets():
     return {
         "linear": checkpoints.linear(4, 3),
         "mlp": checkpoints.mlp((16, 32, 32, 5)),
+        "recurrent": checkpoints.seeded(lambda: nn.ModuleDict({"lstm": nn.LSTM(1, 128, 4)})),
         "resnet18": checkpoints.resnet18(10),
     }
 
@@ -35,7 +45,7 @@ def server(shared_repository, nets):
     """One server for the tests that change nothing."""
     for name, net in nets.items():
         checkpoints.save(net, checkpoints.place(shared_repository, name))
-    # So that what is queued behind a few requests waits for several batches.
+    (shared_repository / "recurrent" / "config.pbtxt").write_text(RECURRENT)
     # Simulated devices take long to capture and to try the graphs of a network of that size.
     (shared_repository / "resnet18" / "config.pbtxt").write_text(
         "max_batch_size: 8 optimization { cuda { graphs: false } }\n")
@@ -111,7 +121,7 @@ def test_model_config(client):
 
 def test_repository_index_lists_every_model(server):
     index = server.index()
-    assert sorted(index) == ["linear", "mlp", "resnet18"]
+    assert sorted(index) == ["linear", "mlp", "recurrent", "resnet18"]
     assert {entry.state for entry in index.values()} == {"READY"}
     assert {entry.version for entry in index.values()} == {"1"}
     assert {entry.reason for entry in index.values()} == {""}
@@ -138,7 +148,7 @@ def test_statistics_rise_with_each_request(client):
 
 def test_statistics_of_all_models(client):
     names = sorted(entry.name for entry in client.get_inference_statistics().model_stats)
-    assert names == ["linear", "mlp", "resnet18"]
+    assert names == ["linear", "mlp", "recurrent", "resnet18"]
 
 
 # Answers -----------------------------------------------------------------------------------------
@@ -363,58 +373,63 @@ def test_refusals_do_not_disturb_others(server, client, nets):
 # Deadlines and cancellation ----------------------------------------------------------------------
 
 
-def busy(server, calls=6, rows=8):
-    """Keeps the executor of resnet18 at work for a second or two."""
-    images = np.zeros((rows, *IMAGE), np.float32)
-    return [server.stub.ModelInfer.future(request("resnet18", images)) for _ in range(calls)]
+def in_flight(server):
+    return server.metric("sconce_requests_in_flight", model="recurrent")
+
+
+@contextlib.contextmanager
+def busy(server):
+    """Keeps all executors of the model `recurrent` at work: simulated devices for as long as it
+    takes, a processor for two seconds or more."""
+    replicas, steps = (2, 1) if server.sim else (1, 65_536)
+    long = np.zeros((1, steps, 1), np.float32)
+    with server.sim.held(0, 1) if server.sim else contextlib.nullcontext():
+        work = []
+        for i in range(replicas):
+            work.append(server.stub.ModelInfer.future(request("recurrent", long)))
+            wait_until(
+                lambda: in_flight(server) == i + 1 or work[i].done(), "the request to arrive")
+            assert not work[i].done(), work[i].exception()
+        yield work
+    for call in work:
+        call.result(timeout=120)
+
+
+def step():
+    """A request that takes no time, where nothing is before it."""
+    return request("recurrent", np.zeros((1, 1, 1), np.float32))
 
 
 def test_a_deadline_that_cannot_be_met_is_exceeded(server):
-    work = busy(server)
-    message = request("resnet18", np.zeros((1, *IMAGE), np.float32))
-    refused(
-        lambda: server.stub.ModelInfer(message, timeout=0.2), grpc.StatusCode.DEADLINE_EXCEEDED
-    )
-    for call in work:
-        call.result(timeout=120)
+    with busy(server):
+        refused(
+            lambda: server.stub.ModelInfer(step(), timeout=0.2), grpc.StatusCode.DEADLINE_EXCEEDED
+        )
 
 
 def test_the_timeout_parameter_is_a_deadline(server):
-    work = busy(server)
-    message = request("resnet18", np.zeros((1, *IMAGE), np.float32))
+    message = step()
     message.parameters["timeout"].int64_param = 1000  # microseconds
-    text = refused(
-        lambda: server.stub.ModelInfer(message, timeout=120), grpc.StatusCode.DEADLINE_EXCEEDED
-    )
-    assert "resnet18" in text
-    for call in work:
-        call.result(timeout=120)
+    with busy(server):
+        text = refused(
+            lambda: server.stub.ModelInfer(message, timeout=120), grpc.StatusCode.DEADLINE_EXCEEDED
+        )
+    assert "recurrent" in text
 
 
 def test_cancelled_requests_leave_the_queue(server):
-    cancelled = server.metric("sconce_requests_total", model="resnet18", code="CANCELLED")
-    with server.sim.held(0, 1) if server.sim else contextlib.nullcontext():
-        work = busy(server)
-        victims = [
-            server.stub.ModelInfer.future(request("resnet18", np.zeros((1, *IMAGE), np.float32)))
-            for _ in range(4)
-        ]
-        # The first may be answered before the last has come, but not by devices that stand still.
-        expected = len(victims) + (len(work) if server.sim else 1)
-        wait_until(
-            lambda: server.metric("sconce_requests_in_flight", model="resnet18") >= expected,
-            "the requests to arrive",
-        )
+    def cancelled():
+        return server.metric("sconce_requests_total", model="recurrent", code="CANCELLED")
+
+    before = cancelled()
+    with busy(server) as work:
+        victims = [server.stub.ModelInfer.future(step()) for _ in range(4)]
+        wait_until(lambda: in_flight(server) == len(work) + 4, "the requests to arrive")
         for victim in victims:
             victim.cancel()
-    for call in work:
-        call.result(timeout=120)
-    wait_until(
-        lambda: server.metric("sconce_requests_in_flight", model="resnet18") == 0,
-        "nothing to be in flight",
-    )
-    # What had begun to run may have ended well; the others were taken out.
-    assert server.metric("sconce_requests_total", model="resnet18", code="CANCELLED") > cancelled
+        wait_until(lambda: in_flight(server) == len(work), "the cancelled ones to leave")
+        assert cancelled() == before + 4
+        assert not any(call.done() for call in work)
 
 
 # Load and unload ---------------------------------------------------------------------------------
@@ -626,15 +641,12 @@ def test_metrics_say_which_version_serves(server, client):
 
 
 def test_gauges_rise_and_fall(server):
-    work = busy(server)
-    wait_until(
-        lambda: server.metric("sconce_requests_in_flight", model="resnet18") > 0,
-        "requests to be in flight",
-    )
-    for call in work:
-        call.result(timeout=120)
-    wait_until(
-        lambda: server.metric("sconce_requests_in_flight", model="resnet18") == 0,
-        "nothing to be in flight",
-    )
-    assert server.metric("sconce_queue_depth", model="resnet18") == 0
+    with busy(server):
+        waiting = server.stub.ModelInfer.future(step())
+        wait_until(
+            lambda: server.metric("sconce_queue_depth", model="recurrent") == 1,
+            "the request to wait",
+        )
+    waiting.result(timeout=120)
+    wait_until(lambda: in_flight(server) == 0, "nothing to be in flight")
+    assert server.metric("sconce_queue_depth", model="recurrent") == 0
