@@ -21,7 +21,7 @@ namespace sconce {
 namespace {
 
 // Python itself stops at 1000 nested calls.
-constexpr size_t kMaxDepth = 512;
+constexpr size_t kMaxModuleDepth = 512;
 
 // What a walk may come to, in bytes of names and a few dozen for each entry. It counts, since
 // shared modules make a small file a large tree: so much, and so much more for each value in the
@@ -128,8 +128,9 @@ class ModuleWalk {
     if (!open_.insert(child.module).second) {
       return InContext(where, Refused("expected a module, got one that holds itself: a cycle"));
     }
-    if (frames_.size() >= kMaxDepth) {
-      return InContext(where, Refused("expected modules at most ", kMaxDepth, " deep, got more"));
+    if (frames_.size() >= kMaxModuleDepth) {
+      return InContext(where,
+                       Refused("expected modules at most ", kMaxModuleDepth, " deep, got more"));
     }
     frames_.push_back({.module = child.module, .path = std::move(path), .children = {}});
     const PickleId state = StateOf(tree_, child.module);
@@ -310,6 +311,24 @@ absl::Status ExtractScriptModule(const PickleTree& tree, TensorRebuilder& rebuil
     return Refused("expected a TorchScript module, got ", tree.TypeName(tree.root()));
   }
   return ModuleWalk(ModuleKind::kScript, tree, rebuilder, listing).Run(tree.root());
+}
+
+absl::Status CheckScriptPickle(const PickleTree& tree, TensorRebuilder& rebuilder) {
+  for (PickleId id = 0; id < tree.size(); ++id) {
+    if (tree.kind(id) != PickleKind::kCall) continue;
+    const PickleId callable = tree.Callable(id);
+    // What these return may be a number, which a call of it would make another function of.
+    const bool is_value = tree.kind(callable) == PickleKind::kGlobal &&
+                          tree.GlobalName(callable).module == "torch.jit._pickle";
+    if (tree.kind(callable) != PickleKind::kGlobal || (is_value && tree.State(id) != kNoPickle)) {
+      return Refused("expected a class or function to be called by its name, got a call of what ",
+                     tree.TypeName(is_value ? id : callable), " returned");
+    }
+    if (!rebuilder.IsTensor(id)) continue;
+    const absl::StatusOr<TensorDescriptor> tensor = rebuilder.Rebuild(id);
+    if (!tensor.ok()) return InContext("a tensor", tensor.status());
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace sconce

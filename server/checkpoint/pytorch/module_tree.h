@@ -2,9 +2,9 @@
 // pickle's tree; nothing of their classes is needed to find the tensors, since all modules keep
 // them in the same way.
 //
-// Both functions fill in the listing's tensors, non-tensors and modules. The walk does not recurse,
-// refuses cycles, and is bounded: modules that are shared are listed under each of their names, as
-// PyTorch does.
+// The functions that extract fill in the listing's tensors, non-tensors and modules. The walk does
+// not recurse, refuses cycles, and is bounded: modules that are shared are listed under each of
+// their names, as PyTorch does.
 #ifndef SCONCE_SERVER_CHECKPOINT_PYTORCH_MODULE_TREE_H_
 #define SCONCE_SERVER_CHECKPOINT_PYTORCH_MODULE_TREE_H_
 
@@ -29,6 +29,11 @@ absl::Status ExtractModule(const PickleTree& tree, PickleId module, TensorRebuil
 // them are listed.
 absl::Status ExtractScriptModule(const PickleTree& tree, TensorRebuilder& rebuilder,
                                  CheckpointListing& listing);
+
+// Whether PyTorch's own reader of TorchScript, which looks at no size and takes whatever number is
+// called for a function's, makes of the pickle what it says: each tensor, whether it is listed or
+// not, lies in its storage, and what is called is named.
+absl::Status CheckScriptPickle(const PickleTree& tree, TensorRebuilder& rebuilder);
 
 }  // namespace sconce
 

@@ -7,7 +7,8 @@
 //   byteorder           "little" or "big", of the storages (absent in older files: little)
 //   .format_version, .storage_alignment, .data/serialization_id    (newer files)
 //
-// TorchScript archives are the same with two things more. Their code is never looked at.
+// TorchScript archives are the same with two things more. Their code is never looked at; their
+// pickles are checked in full, for the program's sake, which PyTorch's own reader takes from them.
 //
 //   constants.pkl, constants/<key>    a tuple of the constants in the code
 //   code/**                           compressed
@@ -22,6 +23,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "server/base/printable.h"
@@ -156,6 +158,9 @@ class TorchZipReader {
         return ExtractConstants(tree, made, listing);
       });
     }
+    for (const char* pickle : {"data", "constants"}) {
+      if (read.ok() && is_script) read = CheckScript(pickle);
+    }
     if (!read.ok()) return read;
     return listing;
   }
@@ -176,6 +181,36 @@ class TorchZipReader {
     const absl::StatusOr<std::optional<std::string>> byte_order =
         ReadNote(file_, archive_, "byteorder", options_.verify_crc);
     if (!byte_order.ok()) return byte_order.status();
+    crcs_.clear();
+    return InPickle(name, [&](const PickleTree& tree) -> absl::Status {
+      TensorRebuilder rebuilder(
+          tree, [&](std::string_view key) -> absl::StatusOr<StorageDescriptor> {
+            const absl::StatusOr<const ZipEntry*> entry = FindStorage(name, key);
+            if (!entry.ok()) return entry.status();
+            if (options_.verify_crc) crcs_.push_back((*entry)->crc32);
+            return Describe(**entry);
+          });
+      if (*byte_order == "big") rebuilder.SetBigEndian();
+      if (absl::Status used = use(tree, rebuilder); !used.ok()) return used;
+      listing.storages = rebuilder.TakeStorages();
+      return absl::OkStatus();
+    });
+  }
+
+  absl::Status CheckScript(const std::string& name) {
+    return InPickle(name, [&](const PickleTree& tree) {
+      TensorRebuilder rebuilder(
+          tree, [&](std::string_view key) -> absl::StatusOr<StorageDescriptor> {
+            const absl::StatusOr<const ZipEntry*> entry = FindStorage(name, key);
+            if (!entry.ok()) return entry.status();
+            return Describe(**entry);
+          });
+      return CheckScriptPickle(tree, rebuilder);
+    });
+  }
+
+  absl::Status InPickle(const std::string& name,
+                        absl::FunctionRef<absl::Status(const PickleTree&)> use) {
     const ZipEntry& pickle = *archive_.Find(absl::StrCat(name, ".pkl"));
     const std::string member = Printable(pickle.name);
     absl::StatusOr<std::string> stream =
@@ -183,24 +218,21 @@ class TorchZipReader {
     if (!stream.ok()) return InContext(member, stream.status());
     const absl::StatusOr<PickleTree> tree = ParsePickle(*std::move(stream));
     if (!tree.ok()) return InContext(member, tree.status());
-    crcs_.clear();
-    TensorRebuilder rebuilder(
-        *tree, [&](std::string_view key) { return FindStorage(absl::StrCat(name, "/"), key); });
-    if (*byte_order == "big") rebuilder.SetBigEndian();
-    if (absl::Status used = use(*tree, rebuilder); !used.ok()) return InContext(member, used);
-    listing.storages = rebuilder.TakeStorages();
+    if (absl::Status used = use(*tree); !used.ok()) return InContext(member, used);
     return absl::OkStatus();
   }
 
-  absl::StatusOr<StorageDescriptor> FindStorage(const std::string& folder, std::string_view key) {
-    const ZipEntry* entry = archive_.Find(absl::StrCat(folder, std::string(key)));
+  absl::StatusOr<const ZipEntry*> FindStorage(const std::string& folder, std::string_view key) {
+    const ZipEntry* entry = archive_.Find(absl::StrCat(folder, "/", std::string(key)));
     if (entry == nullptr) {
-      return Refused("expected a record '", Printable(archive_.top_folder()), "/", folder,
+      return Refused("expected a record '", Printable(archive_.top_folder()), "/", folder, "/",
                      Printable(key), "', got none");
     }
-    if (options_.verify_crc) crcs_.push_back(entry->crc32);
-    return StorageDescriptor{
-        .member = entry->name, .file_offset = entry->data_offset, .size_bytes = entry->size_bytes};
+    return entry;
+  }
+
+  static StorageDescriptor Describe(const ZipEntry& entry) {
+    return {.member = entry.name, .file_offset = entry.data_offset, .size_bytes = entry.size_bytes};
   }
 
   // Under the names that the code has for them.

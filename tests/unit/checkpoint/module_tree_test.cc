@@ -232,6 +232,45 @@ TEST(TorchScriptTest, AFrozenModulesTensorsAreItsConstants) {
                 {"constants.pkl", "tuple of constants"});
 }
 
+// PyTorch reads the program's own tensors, and it looks at no size.
+TEST(TorchScriptTest, TensorsThatAreNotListedLieInTheirStoragesToo) {
+  const std::string weight = ScriptObject("__torch__", "Net", {{"w", Floats().Build()}});
+  const auto with_constant = [&](const TensorPickle& constant) {
+    return Script(weight, pickle::Stream(Tuple({constant.Build()}))).Build();
+  };
+  EXPECT_TRUE(OpenBytes(with_constant(Floats())).ok());
+  TensorPickle lie = Floats();
+  lie.strides = {65};
+  ExpectRefused(with_constant(lie), {"constants.pkl", "a tensor", "inside the storage"});
+  lie = Floats();
+  lie.numel = 400;
+  ExpectRefused(with_constant(lie), {"constants.pkl", "a tensor", "storage"});
+  lie = Floats();
+  lie.key = "7";
+  ExpectRefused(with_constant(lie), {"constants.pkl", "'archive/constants/7'", "none"});
+  // In a list that a module keeps, and where it is thrown away at once.
+  lie = Floats();
+  lie.offset = 4;
+  const Entries kept = {{"w", Floats().Build()}, {"list", List({lie.Build()})}};
+  ExpectRefused(Script(ScriptObject("__torch__", "Net", kept)).Build(),
+                {"data.pkl", "a tensor", "inside the storage"});
+  ExpectRefused(Script(lie.Build() + "0" + weight).Build(),
+                {"data.pkl", "a tensor", "inside the storage"});
+}
+
+// PyTorch numbers the functions that a pickle names, and calls the one whose number comes.
+TEST(TorchScriptTest, NoNumberPassesForAFunction) {
+  const std::string number =
+      Call(Global("torch.jit._pickle", "restore_type_tag"), Tuple({Int(0), Str("int")}));
+  TensorPickle lie = Floats();
+  lie.offset = 4;
+  for (const std::string& call : {Call(number, lie.Arguments()), number + lie.Arguments() + "b"}) {
+    ExpectRefused(
+        Script(ScriptObject("__torch__", "Net", {{"w", Floats().Build()}, {"x", call}})).Build(),
+        {"data.pkl", "by its name", "torch.jit._pickle.restore_type_tag"});
+  }
+}
+
 TEST(TorchScriptTest, WhatIsNoModuleIsRefused) {
   ExpectRefused(Script(Int(1)).Build(), {"data.pkl", "a TorchScript module", "int"});
   ZipBuilder zip = Script(ScriptObject("__torch__", "Net", {{"w", Floats().Build()}}));
