@@ -6,6 +6,7 @@
 #ifndef SCONCE_SERVER_CHECKPOINT_CONTAINERS_H_
 #define SCONCE_SERVER_CHECKPOINT_CONTAINERS_H_
 
+#include <cstddef>
 #include <memory>
 #include <string>
 
@@ -14,6 +15,9 @@
 #include "server/checkpoint/checkpoint.h"
 
 namespace sconce {
+
+// As many entries of a file's metadata are kept; the rest is passed over.
+inline constexpr size_t kMaxMetadataEntries = 256;
 
 // What torch.save has written since PyTorch 1.6.
 absl::StatusOr<std::unique_ptr<Checkpoint>> OpenTorchZip(File file,

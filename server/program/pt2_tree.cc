@@ -12,7 +12,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kMaxDepth = 32;
+constexpr int kMaxTreeDepth = 32;
 constexpr size_t kMaxNameBytes = 128;
 
 // Collects the leaves' names; false where the tree is not understood.
@@ -22,7 +22,7 @@ class Walk {
       : prefix_(std::move(prefix)), leaves_(leaves), fields_(fields) {}
 
   bool Visit(const json& tree, const std::string& name, bool has_key, int depth) {
-    if (depth > kMaxDepth || !tree.is_object() || !tree.contains("type") ||
+    if (depth > kMaxTreeDepth || !tree.is_object() || !tree.contains("type") ||
         !tree.contains("children_spec") || !tree["children_spec"].is_array()) {
       return false;
     }

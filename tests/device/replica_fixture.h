@@ -28,6 +28,8 @@ struct ReplicaCase {
 
 // 8 numbers a row become 4.
 ReplicaCase Mlp();
+// A batch of that network.
+inline const std::vector<int64_t> kShape = {3, 8};
 
 // The same network, with the same weights, each time it is made.
 std::shared_ptr<models::Net> MakeNet(const ReplicaCase& c, c10::Device device);

@@ -16,7 +16,6 @@ namespace {
 
 using testing::HasSubstr;
 
-const std::vector<int64_t> kShape = {3, 8};
 constexpr int64_t kRowBytes = 8 * 4;
 
 class ReplicaMemory : public SimTest {

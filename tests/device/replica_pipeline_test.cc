@@ -18,8 +18,6 @@ using simdevice::Hold;
 using simdevice::IsBlocked;
 using simdevice::Release;
 
-const std::vector<int64_t> kShape = {3, 8};
-
 class ReplicaPipeline : public SimTest {
  protected:
   ReplicaPipeline() : on_(MakeNet(Mlp(), sim0_), sim0_), replica_(*on_.replica) {

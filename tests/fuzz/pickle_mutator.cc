@@ -169,7 +169,7 @@ uint64_t Length(std::string_view bytes) {
 
 // Takes one pickle, STOP included, off the front of `bytes`. An opcode whose argument is cut off
 // ends it too.
-Ops Decode(std::string_view& bytes) {
+Ops DecodePickle(std::string_view& bytes) {
   Ops ops;
   while (!bytes.empty()) {
     const auto opcode = static_cast<PickleOpcode>(bytes[0]);
@@ -280,7 +280,7 @@ const std::vector<Ops>& Phrases() {
     std::vector<Ops> decoded;
     for (const std::string& text : texts) {
       std::string_view rest = text;
-      decoded.push_back(Decode(rest));
+      decoded.push_back(DecodePickle(rest));
     }
     return decoded;
   }();
@@ -386,7 +386,7 @@ void MutateOps(Ops& ops, Random& random) {
 
 void MutatePickle(std::string& bytes, Random& random) {
   std::string_view rest = bytes;
-  Ops ops = Decode(rest);
+  Ops ops = DecodePickle(rest);
   const std::string tail(rest);
   // PROTO and STOP stay, mostly.
   const bool has_ends = ops.size() >= 2 && ops.front().opcode == PickleOpcode::kProto &&

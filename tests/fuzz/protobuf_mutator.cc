@@ -38,7 +38,7 @@ std::optional<uint64_t> TakeVarint(std::string_view& bytes) {
   return std::nullopt;
 }
 
-std::optional<std::vector<Field>> Decode(std::string_view bytes) {
+std::optional<std::vector<Field>> DecodeMessage(std::string_view bytes) {
   std::vector<Field> fields;
   while (!bytes.empty()) {
     const std::optional<uint64_t> key = TakeVarint(bytes);
@@ -74,13 +74,13 @@ std::string Encode(const std::vector<Field>& fields) {
 }
 
 // Names and paths that mean something to ONNX.
-constexpr std::string_view kTexts[] = {
+constexpr std::string_view kMessageTexts[] = {
     "location",   "offset",    "length", "checksum", "model.data",           "../outside.bin",
     "aside.data", "/dev/zero", "0",      "-1",       "18446744073709551615", ".",
     "w"};
 
 void MutateMessage(std::string& bytes, Random& random, int depth) {
-  std::optional<std::vector<Field>> fields = Decode(bytes);
+  std::optional<std::vector<Field>> fields = DecodeMessage(bytes);
   if (!fields.has_value() || fields->empty()) return MutateBytes(bytes);
   const size_t place = random.Below(fields->size());
   const auto at = fields->begin() + static_cast<ptrdiff_t>(place);
@@ -113,7 +113,7 @@ void MutateMessage(std::string& bytes, Random& random, int depth) {
       if (field.type == kVarint) {
         field.value = static_cast<uint64_t>(random.Integer());
       } else if (field.type == kBytes) {
-        random.OneIn(2) ? MutateBytes(field.bytes) : void(field.bytes = random.Pick(kTexts));
+        random.OneIn(2) ? MutateBytes(field.bytes) : void(field.bytes = random.Pick(kMessageTexts));
       } else {
         field.bytes = LittleEndian(random.Integer()).substr(0, field.bytes.size());
       }

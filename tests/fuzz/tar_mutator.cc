@@ -34,7 +34,7 @@ uint64_t Octal(std::string_view digits) {
   return value;
 }
 
-std::vector<Member> Decode(std::string_view bytes) {
+std::vector<Member> DecodeTar(std::string_view bytes) {
   std::vector<Member> members;
   while (bytes.size() >= kBlock && bytes[0] != '\0') {
     Member member;
@@ -75,7 +75,7 @@ std::string Encode(std::vector<Member> members, bool sizes_are_true) {
 
 void MutateTar(std::string& bytes, Random& random) {
   std::vector<Member> members;
-  if (!random.OneIn(12)) members = Decode(bytes);
+  if (!random.OneIn(12)) members = DecodeTar(bytes);
   if (members.empty()) return MutateBytes(bytes);
   const size_t chosen = random.Below(members.size());
   Member& member = members[chosen];

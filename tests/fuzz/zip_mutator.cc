@@ -26,7 +26,7 @@ T Load(std::string_view bytes, size_t at) {
 
 // The records of an archive without zip64 sizes, which nothing small enough to fuzz has. Nullopt
 // where the archive is too broken to tell.
-std::optional<ZipBuilder> Decode(std::string_view bytes) {
+std::optional<ZipBuilder> DecodeZip(std::string_view bytes) {
   const size_t end = bytes.rfind("PK\5\6");
   if (end == std::string_view::npos || bytes.size() - end < kEndSize) return std::nullopt;
   const auto count = Load<uint16_t>(bytes, end + 10);
@@ -171,7 +171,7 @@ void MutateEnd(ZipBuilder& zip, Random& random) {
 
 void MutateZip(std::string& bytes, Random& random) {
   std::optional<ZipBuilder> zip;
-  if (!random.OneIn(10)) zip = Decode(bytes);
+  if (!random.OneIn(10)) zip = DecodeZip(bytes);
   if (!zip.has_value() || zip->records.empty()) return MutateBytes(bytes);
   std::vector<ZipRecord>& records = zip->records;
   const size_t chosen = random.Below(records.size());

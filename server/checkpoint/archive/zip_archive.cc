@@ -23,8 +23,6 @@ constexpr uint32_t kLocalSignature = 0x04034b50;
 
 constexpr int64_t kLocalFixedSize = 30;
 
-constexpr uint32_t kSaturated32 = 0xFFFFFFFF;
-
 // General purpose flags: encrypted, strongly encrypted, central directory encrypted.
 constexpr uint16_t kEncryptionFlags = 1u << 0 | 1u << 6 | 1u << 13;
 constexpr uint16_t kDataDescriptorFlag = 1u << 3;

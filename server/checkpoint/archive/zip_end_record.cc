@@ -13,9 +13,8 @@ constexpr int64_t kEndSize = 22;
 constexpr int64_t kZip64EndSize = 56;
 constexpr int64_t kZip64LocatorSize = 20;
 
-// A field that does not fit holds this, and the zip64 end record the value.
+// kSaturated32 of a field of two bytes.
 constexpr uint16_t kSaturated16 = 0xFFFF;
-constexpr uint32_t kSaturated32 = 0xFFFFFFFF;
 
 // One field of the end record: the zip64 end record's value must be the same, unless the small
 // field is saturated and so defers to it.

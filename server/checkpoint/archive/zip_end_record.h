@@ -17,6 +17,9 @@
 
 namespace sconce {
 
+// A field that does not fit holds this, and a zip64 record the value.
+inline constexpr uint32_t kSaturated32 = 0xFFFFFFFF;
+
 using ZipBytes = std::vector<std::byte>;
 
 // The part of a file that is an archive. All offsets in an archive count from its start.

@@ -250,8 +250,8 @@ BlockPlan PlanBlocks(const std::vector<Loop>& loops, size_t across, int64_t elem
 }
 
 // Reads the `width` runs of a block, the first of which begins at `source`.
-absl::Status ReadBlock(const BlockPlan& plan, const Loop& wide, int64_t width, int64_t run_bytes,
-                       int64_t source, const ReadStorage& read, std::byte* staging) {
+absl::Status ReadOneBlock(const BlockPlan& plan, const Loop& wide, int64_t width, int64_t run_bytes,
+                          int64_t source, const ReadStorage& read, std::byte* staging) {
   if (plan.is_one_read) {
     return read(source, {staging, static_cast<size_t>((width - 1) * plan.pitch + run_bytes)});
   }
@@ -280,7 +280,7 @@ absl::Status CopyBlocks(const std::vector<Loop>& loops, size_t across, int64_t e
     const int64_t run_bytes =
         plan.run_bytes - (plan.partial_count - partial_count) * loops[plan.partial].source_stride;
     absl::Status block =
-        ReadBlock(plan, wide, width, run_bytes, source + blocks.source(), read, staging.get());
+        ReadOneBlock(plan, wide, width, run_bytes, source + blocks.source(), read, staging.get());
     if (!block.ok()) return block;
     const bool inner_is_partial = plan.partial == loops.size() - 1;
     Odometer planes;

@@ -32,8 +32,7 @@
 namespace sconce {
 namespace {
 
-constexpr size_t kMaxMetadataEntries = 256;
-constexpr size_t kMaxNamed = 8;
+constexpr size_t kMaxHoldersNamed = 8;
 
 // The keys under which an entry lies, without its own.
 std::vector<std::string> ParentOf(const DcpEntry& entry) {
@@ -61,10 +60,10 @@ absl::StatusOr<std::vector<std::string>> ChooseStateDict(const std::vector<DcpEn
   std::string named;
   size_t count = 0;
   for (const std::vector<std::string>& holder : holders) {
-    if (count++ == kMaxNamed) break;
+    if (count++ == kMaxHoldersNamed) break;
     absl::StrAppend(&named, count == 1 ? "'" : ", '", Printable(absl::StrJoin(holder, ".")), "'");
   }
-  if (holders.size() > kMaxNamed) absl::StrAppend(&named, ", ...");
+  if (holders.size() > kMaxHoldersNamed) absl::StrAppend(&named, ", ...");
   return Refused("expected one state_dict, got several, under ", named,
                  ", and none under a key that is known to hold the model");
 }

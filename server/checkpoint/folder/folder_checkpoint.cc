@@ -31,10 +31,10 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kMaxEntries = 10'000;
-constexpr size_t kMaxNamed = 8;
+constexpr size_t kMaxFilesNamed = 8;
 constexpr const char* kConfigName = "config.json";
 constexpr int64_t kMaxConfigBytes = int64_t{1} << 20;
-constexpr size_t kMaxMetadataEntries = 64;
+constexpr size_t kMaxConfigEntries = 64;
 
 // Where none of the known names is there, the only file with one of these endings is meant.
 constexpr std::array<std::string_view, 9> kEndings = {".safetensors.index.json",
@@ -75,10 +75,11 @@ absl::StatusOr<std::vector<std::string>> ListFiles(const std::string& folder) {
 std::string NameSome(const std::vector<std::string>& names) {
   if (names.empty()) return "no file";
   std::string text;
-  for (size_t i = 0; i < std::min(names.size(), kMaxNamed); ++i) {
+  for (size_t i = 0; i < std::min(names.size(), kMaxFilesNamed); ++i) {
     absl::StrAppend(&text, i == 0 ? "" : ", ", Printable(names[i]));
   }
-  if (names.size() > kMaxNamed) absl::StrAppend(&text, " and ", names.size() - kMaxNamed, " more");
+  if (names.size() > kMaxFilesNamed)
+    absl::StrAppend(&text, " and ", names.size() - kMaxFilesNamed, " more");
   return text;
 }
 
@@ -163,7 +164,7 @@ class ConfigEvents final : public nlohmann::json_sax<nlohmann::json> {
 
   bool Add(std::string text) {
     const bool is_told = depth_ == 1 || (depth_ == 2 && key_ == "architectures");
-    if (is_told && entries_.size() < kMaxMetadataEntries) {
+    if (is_told && entries_.size() < kMaxConfigEntries) {
       entries_.push_back({absl::StrCat("config.", Printable(key_)), std::move(text)});
     }
     return true;

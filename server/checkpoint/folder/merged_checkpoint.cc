@@ -17,7 +17,7 @@
 namespace sconce {
 namespace {
 
-constexpr size_t kMaxMetadataEntries = 1024;
+constexpr size_t kMaxMergedEntries = 1024;
 
 using TensorPointer = std::shared_ptr<const TensorDescriptor>;
 
@@ -105,7 +105,7 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> MergedCheckpoint::Make(
                                part->non_tensors().end());
     listing.modules.insert(listing.modules.end(), part->modules().begin(), part->modules().end());
     for (const MetadataEntry& entry : part->metadata()) {
-      if (listing.metadata.size() >= kMaxMetadataEntries) break;
+      if (listing.metadata.size() >= kMaxMergedEntries) break;
       // Shards repeat one another's.
       if (known.insert({entry.name, entry.value}).second) listing.metadata.push_back(entry);
     }

@@ -7,15 +7,15 @@
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "server/base/printable.h"
+#include "server/checkpoint/containers.h"
 #include "server/checkpoint/error_context.h"
 #include "server/checkpoint/tensor_bounds.h"
 
 namespace sconce {
 namespace {
 
-constexpr size_t kMaxMetadataEntries = 256;
 // Of what may stand beside the map.
-constexpr int kMaxDepth = 32;
+constexpr int kMaxIndexDepth = 32;
 
 // Takes the JSON parser's events. Each method returns false, with error_ set, where the event does
 // not fit the grammar.
@@ -116,8 +116,8 @@ class IndexEvents final : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool CheckDepth() {
-    if (depth_ <= kMaxDepth) return true;
-    return Refuse(Refused("expected JSON nested at most ", kMaxDepth, " deep, got more"));
+    if (depth_ <= kMaxIndexDepth) return true;
+    return Refuse(Refused("expected JSON nested at most ", kMaxIndexDepth, " deep, got more"));
   }
 
   bool RefuseTwice(const std::string& name) {

@@ -35,7 +35,6 @@ namespace sconce {
 namespace {
 
 constexpr int64_t kMaxTextBytes = 4096;
-constexpr size_t kMaxMetadataEntries = 256;
 
 constexpr uint32_t kProducerName = 2;
 constexpr uint32_t kProducerVersion = 3;

@@ -17,7 +17,6 @@
 namespace sconce {
 namespace {
 
-constexpr int64_t kMaxNameBytes = 4096;
 // What an entry of a list takes in memory beside its text, about.
 constexpr int64_t kEntryBytes = 64;
 
@@ -73,7 +72,7 @@ class GraphReader {
   }
 
   absl::Status Text(const ProtobufField& field, std::string& text) {
-    absl::StatusOr<std::string> read = reader_.Text(field, kMaxNameBytes);
+    absl::StatusOr<std::string> read = reader_.Text(field, kMaxOnnxNameBytes);
     if (!read.ok()) return read.status();
     if (!IsUtf8(*read)) return Refused("expected a name in valid UTF-8");
     text = *std::move(read);

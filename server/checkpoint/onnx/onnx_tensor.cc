@@ -17,8 +17,6 @@
 namespace sconce {
 namespace {
 
-constexpr int64_t kMaxNameBytes = 4096;
-
 // The fields of TensorProto and of StringStringEntryProto.
 enum Field : uint32_t {
   kDims = 1,
@@ -103,7 +101,7 @@ absl::Status ReadExternal(ProtobufReader& reader, const ProtobufField& entry,
     const auto field = reader.Next(at, entry.offset + entry.size_bytes);
     if (!field.ok()) return field.status();
     if (field->number != kKey && field->number != kValue) continue;
-    absl::StatusOr<std::string> text = reader.Text(*field, kMaxNameBytes);
+    absl::StatusOr<std::string> text = reader.Text(*field, kMaxOnnxNameBytes);
     if (!text.ok()) return text.status();
     (field->number == kKey ? key : value) = *std::move(text);
   }
@@ -178,7 +176,7 @@ absl::StatusOr<OnnxTensor> ReadOnnxTensor(ProtobufReader& reader, const ByteRang
         break;
       case kName: {
         if (std::exchange(has_name, true)) return Refused("expected one name, got two");
-        absl::StatusOr<std::string> name = reader.Text(*field, kMaxNameBytes);
+        absl::StatusOr<std::string> name = reader.Text(*field, kMaxOnnxNameBytes);
         if (!name.ok()) return name.status();
         tensor.name = *std::move(name);
         break;

@@ -14,6 +14,9 @@
 
 namespace sconce {
 
+// Of tensors and of what else a model names.
+inline constexpr int64_t kMaxOnnxNameBytes = 4096;
+
 // Values in a file of their own, as the model says: untrusted.
 struct OnnxExternalData {
   std::string location;

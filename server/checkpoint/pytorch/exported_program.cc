@@ -17,6 +17,7 @@
 #include "server/base/printable.h"
 #include "server/base/utf8.h"
 #include "server/checkpoint/archive/zip_record.h"
+#include "server/checkpoint/containers.h"
 #include "server/checkpoint/data/stored_checkpoint.h"
 #include "server/checkpoint/error_context.h"
 #include "server/checkpoint/pytorch/payload_config.h"
@@ -33,7 +34,6 @@ constexpr std::string_view kConstantsConfig = "_constants_config.json";
 constexpr std::string_view kCompiled = "data/aotinductor/";
 
 constexpr int64_t kMaxNoteBytes = 64;
-constexpr size_t kMaxMetadataEntries = 256;
 constexpr int64_t kStrided = 7;
 
 struct ExportedType {

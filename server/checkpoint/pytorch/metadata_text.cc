@@ -22,7 +22,7 @@ namespace {
 
 constexpr size_t kMaxEntries = 512;
 constexpr size_t kMaxQueued = 8 * kMaxEntries;
-constexpr int kMaxDepth = 16;
+constexpr int kMaxTextDepth = 16;
 constexpr size_t kMaxPathChars = 256;
 constexpr size_t kMaxKeyChars = 80;
 constexpr size_t kMaxShownItems = 8;
@@ -206,7 +206,7 @@ class MetadataWalk {
   };
 
   void Enqueue(std::string path, PickleId value, int depth) {
-    if (value == weights_ || depth > kMaxDepth || queue_.size() >= kMaxQueued ||
+    if (value == weights_ || depth > kMaxTextDepth || queue_.size() >= kMaxQueued ||
         path.size() > kMaxPathChars) {
       return;
     }
@@ -263,7 +263,7 @@ class MetadataWalk {
   }
 
   void AddDict(const std::string& path, PickleId dict, int depth) {
-    if (depth >= kMaxDepth) return;
+    if (depth >= kMaxTextDepth) return;
     const Items items = tree_.KeysAndValues(dict);
     for (size_t i = 0; i + 1 < items.size() && queue_.size() < kMaxQueued; i += 2) {
       Enqueue(Join(path, items[i]), items[i + 1], depth + 1);

@@ -16,7 +16,7 @@
 namespace sconce {
 namespace {
 
-constexpr size_t kMaxDepth = 16;
+constexpr size_t kMaxJsonDepth = 16;
 
 // Takes the JSON parser's events. A value's place is told by the keys of the objects around it;
 // lists leave no trace in it.
@@ -53,8 +53,8 @@ class ConfigEvents final : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool start_object(size_t) override {
-    if (keys_.size() == kMaxDepth) {
-      return Refuse(Refused("expected JSON nested at most ", kMaxDepth, " deep, got more"));
+    if (keys_.size() == kMaxJsonDepth) {
+      return Refuse(Refused("expected JSON nested at most ", kMaxJsonDepth, " deep, got more"));
     }
     if (keys_.size() == 2 && keys_[0] == "config") {
       if (payloads_.size() == kMaxTensorCount) {
@@ -89,8 +89,8 @@ class ConfigEvents final : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool start_array(size_t) override {
-    if (++lists_ > kMaxDepth) {
-      return Refuse(Refused("expected JSON nested at most ", kMaxDepth, " deep, got more"));
+    if (++lists_ > kMaxJsonDepth) {
+      return Refuse(Refused("expected JSON nested at most ", kMaxJsonDepth, " deep, got more"));
     }
     return true;
   }

@@ -38,7 +38,6 @@ namespace {
 constexpr int64_t kHeaderSizeBytes = 8;
 // The format's own limit.
 constexpr int64_t kMaxHeaderBytes = 100'000'000;
-constexpr size_t kMaxMetadataEntries = 256;
 constexpr const char* kHeader = "header";
 
 struct HeaderTensor {

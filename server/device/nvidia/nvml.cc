@@ -17,18 +17,18 @@ constexpr int kTemperatureOfGpu = 0;
 constexpr int kCorrected = 0, kUncorrected = 1;
 constexpr int kSinceDriverLoad = 0;
 
-struct Memory {
-  unsigned long long total, free, used;
-};
-
-struct Utilisation {
-  unsigned gpu, memory;  // percent
-};
-
 }  // namespace
 
 // The functions by NVML's names; null where the library has none of that name.
 struct Nvml::Library {
+  struct Memory {
+    unsigned long long total, free, used;
+  };
+
+  struct Utilisation {
+    unsigned gpu, memory;  // percent
+  };
+
   ~Library() {
     if (handle != nullptr) dlclose(handle);
   }
@@ -95,12 +95,12 @@ absl::StatusOr<GpuReading> Nvml::Read(const std::string& pci_bus_id) const {
         absl::StrCat("NVML has no device at ", pci_bus_id, ": ", nvml.ErrorText(result)));
   }
   GpuReading reading;
-  Memory memory = {};
+  Library::Memory memory = {};
   if (nvml.memory != nullptr && nvml.memory(device, &memory) == kSuccess) {
     reading.memory_used_bytes = static_cast<int64_t>(memory.used);
     reading.memory_total_bytes = static_cast<int64_t>(memory.total);
   }
-  Utilisation utilisation = {};
+  Library::Utilisation utilisation = {};
   if (nvml.utilisation != nullptr && nvml.utilisation(device, &utilisation) == kSuccess) {
     reading.compute_utilisation = utilisation.gpu / 100.0;
     reading.memory_utilisation = utilisation.memory / 100.0;

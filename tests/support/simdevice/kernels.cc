@@ -19,8 +19,6 @@ namespace {
 
 constexpr c10::DispatchKeySet kKeys(c10::DispatchKey::PrivateUse1);
 
-bool IsSim(const at::Tensor& tensor) { return tensor.is_privateuseone(); }
-
 at::Tensor Empty(at::IntArrayRef sizes, std::optional<at::ScalarType> dtype,
                  std::optional<at::Layout>, std::optional<c10::Device> device,
                  std::optional<bool> pinned, std::optional<at::MemoryFormat> format) {
@@ -60,7 +58,7 @@ void EnqueueCopy(c10::Stream stream, at::Tensor from, at::Tensor to) {
 }
 
 // In the words of LibTorch's copy to and from CUDA.
-void RefuseWhileRecording() {
+void RefuseCopyWhileRecording() {
   TORCH_CHECK(!IsRecording(),
               "Cannot copy between CPU and sim tensors during graph capture unless "
               "the CPU tensor is pinned.");
@@ -77,7 +75,7 @@ void CopyToDevice(const at::Tensor& from, const at::Tensor& to, bool non_blockin
   } else if (IsPinned(host.data_ptr())) {
     EnqueueCopy(stream, PinnedAlias(host, stream), CpuAlias(to));
   } else {
-    RefuseWhileRecording();
+    RefuseCopyWhileRecording();
     EnqueueCopy(stream, host.is_same(from) ? host.clone() : host, CpuAlias(to));
   }
 }
@@ -103,9 +101,9 @@ void CopyOnDevices(const at::Tensor& from, const at::Tensor& to) {
 
 at::Tensor CopyFrom(const at::Tensor& from, const at::Tensor& to, bool non_blocking) {
   if (to.numel() == 0) return to;
-  if (IsSim(from) && IsSim(to)) {
+  if (from.is_privateuseone() && to.is_privateuseone()) {
     CopyOnDevices(from, to);
-  } else if (IsSim(to)) {
+  } else if (to.is_privateuseone()) {
     CopyToDevice(from, to, non_blocking);
   } else {
     CopyToHost(from, to, non_blocking);

@@ -11,11 +11,11 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-const TimePoint kNow = TimePoint(seconds(1000));
+const TimePoint kStart = TimePoint(seconds(1000));
 
 ExecutorLoad Idle(int device) { return {.device = device, .available = true}; }
 ExecutorLoad Busy(int device, int64_t rows, Duration left) {
-  return {.device = device, .under_way = 1, .rows = rows, .expected_end = kNow + left};
+  return {.device = device, .under_way = 1, .rows = rows, .expected_end = kStart + left};
 }
 // Has a batch under way and could have another.
 ExecutorLoad Deep(int device, int64_t rows, Duration left) {
@@ -30,7 +30,7 @@ std::optional<size_t> Next(const std::vector<ExecutorLoad>& executors) {
   for (const ExecutorLoad& load : executors) {
     places.push_back({.usable = true, .device = load.device, .max_rows = 64});
   }
-  return NextExecutor(executors, places, 1, kNow);
+  return NextExecutor(executors, places, 1, kStart);
 }
 
 TEST(DispatchPolicyTest, NobodyTakesABatchWhileAllAreBusy) {
@@ -71,17 +71,17 @@ TEST(DispatchPolicyTest, ARequestGoesOnlyWhereItFits) {
   const ExecutorLoad executors[] = {Idle(0), Deep(1, 64, seconds(9))};
   const ReplicaPlace places[] = {{.usable = true, .device = 0, .max_rows = 4},
                                  {.usable = true, .device = 1, .max_rows = 16}};
-  EXPECT_EQ(NextExecutor(executors, places, 4, kNow), 0u);
-  EXPECT_EQ(NextExecutor(executors, places, 5, kNow), 1u);
-  EXPECT_EQ(NextExecutor(executors, places, 17, kNow), std::nullopt);
+  EXPECT_EQ(NextExecutor(executors, places, 4, kStart), 0u);
+  EXPECT_EQ(NextExecutor(executors, places, 5, kStart), 1u);
+  EXPECT_EQ(NextExecutor(executors, places, 17, kStart), std::nullopt);
 }
 
 TEST(DispatchPolicyTest, ARequestGoesOnlyWhereItsVersionHasAReplicaThatWorks) {
   const ExecutorLoad executors[] = {Idle(0), Idle(1), Idle(2)};
   const ReplicaPlace places[] = {{.usable = false, .device = 0, .max_rows = 64},
                                  {.usable = true, .device = 1, .max_rows = 64}};
-  EXPECT_EQ(NextExecutor(executors, places, 1, kNow), 1u);
-  EXPECT_EQ(NextExecutor(executors, absl::MakeSpan(places).subspan(0, 1), 1, kNow), std::nullopt)
+  EXPECT_EQ(NextExecutor(executors, places, 1, kStart), 1u);
+  EXPECT_EQ(NextExecutor(executors, absl::MakeSpan(places).subspan(0, 1), 1, kStart), std::nullopt)
       << "the version has fewer replicas than there are executors";
 }
 
@@ -91,7 +91,7 @@ TEST(DispatchPolicyTest, TheReplicasDeviceCountsNotThatOfTheBatchesBefore) {
   const ReplicaPlace places[] = {{.usable = true, .device = 0, .max_rows = 64},
                                  {.usable = true, .device = 1, .max_rows = 64},
                                  {.usable = true, .device = 0, .max_rows = 64}};
-  EXPECT_EQ(NextExecutor(executors, places, 1, kNow), 1u);
+  EXPECT_EQ(NextExecutor(executors, places, 1, kStart), 1u);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tests/support/temp_dir.h"
+#include "tests/unit/reload/parse_config.h"
 
 namespace sconce {
 namespace {
@@ -17,12 +18,6 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::StartsWith;
-
-ModelConfig Parse(const std::string& text) {
-  absl::StatusOr<ModelConfig> config = ParseModelConfig(text, "m");
-  EXPECT_TRUE(config.ok()) << config.status();
-  return config.ok() ? *config : ModelConfig();
-}
 
 TEST(ConfigFileTest, NothingMeansTheDefaults) {
   EXPECT_EQ(Parse(""), ModelConfig());

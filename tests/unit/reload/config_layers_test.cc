@@ -5,6 +5,7 @@
 #include <variant>
 
 #include "server/reload/config_file.h"
+#include "tests/unit/reload/parse_config.h"
 
 namespace sconce {
 namespace {
@@ -12,12 +13,6 @@ namespace {
 using models::LayerSpec;
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-std::string ErrorOf(const std::string& text) {
-  const auto config = ParseModelConfig(text, "m");
-  EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument) << text;
-  return std::string(config.status().message());
-}
 
 TEST(ConfigLayersTest, LayersArriveWithTheirDefaultsAndPlaces) {
   const auto config = ParseModelConfig(R"(architecture {

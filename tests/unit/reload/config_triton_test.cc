@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "server/reload/config_file.h"
+#include "tests/unit/reload/parse_config.h"
 
 namespace sconce {
 namespace {
@@ -16,18 +17,6 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::StartsWith;
-
-ModelConfig Parse(const std::string& text) {
-  absl::StatusOr<ModelConfig> config = ParseModelConfig(text, "m");
-  EXPECT_TRUE(config.ok()) << config.status();
-  return config.ok() ? *config : ModelConfig();
-}
-
-std::string ErrorOf(const std::string& text) {
-  const absl::StatusOr<ModelConfig> config = ParseModelConfig(text, "m");
-  EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument) << text;
-  return std::string(config.status().message());
-}
 
 TEST(ConfigTritonTest, AnImageClassifier) {
   const ModelConfig config = Parse(R"(

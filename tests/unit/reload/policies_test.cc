@@ -110,8 +110,8 @@ TEST(PromotionTest, CanaryNeedsALiveVersionOfTheSameTensors) {
   EXPECT_EQ(ChooseEntrance(*next, live.get(), "id1"), Entrance::kPublish);
 }
 
-std::deque<KnownVersion> Retained(const std::vector<int64_t>& numbers,
-                                  FakeReplica::Behaviour behaviour = {}) {
+std::deque<KnownVersion> RetainedOf(const std::vector<int64_t>& numbers,
+                                    FakeReplica::Behaviour behaviour = {}) {
   std::deque<KnownVersion> retained;
   for (const int64_t number : numbers) {
     KnownVersion known;
@@ -123,22 +123,22 @@ std::deque<KnownVersion> Retained(const std::vector<int64_t>& numbers,
 
 TEST(RetentionTest, RollbackTakesTheOneBefore) {
   const auto live = MakeFakeVersion("m", 3, {});
-  EXPECT_EQ(*ChooseRollback(Retained({1, 2}), live.get(), 0), 1u);
-  EXPECT_EQ(*ChooseRollback(Retained({1, 2}), live.get(), 1), 0u);
+  EXPECT_EQ(*ChooseRollback(RetainedOf({1, 2}), live.get(), 0), 1u);
+  EXPECT_EQ(*ChooseRollback(RetainedOf({1, 2}), live.get(), 1), 0u);
   // After a rollback the newer one is retained, and is not what was before.
-  EXPECT_EQ(*ChooseRollback(Retained({1, 4}), live.get(), 0), 0u);
-  EXPECT_EQ(*ChooseRollback(Retained({1, 4}), live.get(), 4), 1u);
+  EXPECT_EQ(*ChooseRollback(RetainedOf({1, 4}), live.get(), 0), 0u);
+  EXPECT_EQ(*ChooseRollback(RetainedOf({1, 4}), live.get(), 4), 1u);
 }
 
 TEST(RetentionTest, RollbackSaysWhatIsRetained) {
   const auto live = MakeFakeVersion("m", 3, {});
-  const absl::Status missing = ChooseRollback(Retained({1, 2}), live.get(), 7).status();
+  const absl::Status missing = ChooseRollback(RetainedOf({1, 2}), live.get(), 7).status();
   EXPECT_EQ(missing.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(missing.message()), HasSubstr("retained: 1, 2"));
   EXPECT_EQ(ChooseRollback({}, live.get(), 0).status().code(),
             absl::StatusCode::kFailedPrecondition);
   const absl::Status lost =
-      ChooseRollback(Retained({2}, {.health = [] { return absl::UnavailableError("gone"); }}),
+      ChooseRollback(RetainedOf({2}, {.health = [] { return absl::UnavailableError("gone"); }}),
                      live.get(), 0)
           .status();
   EXPECT_EQ(lost.code(), absl::StatusCode::kFailedPrecondition);
@@ -155,7 +155,7 @@ TEST(RetentionTest, OnlyWhatDiffersIsWorthRetaining) {
 }
 
 TEST(RetentionTest, TheOldestGoFirst) {
-  std::deque<KnownVersion> retained = Retained({1, 2, 3});
+  std::deque<KnownVersion> retained = RetainedOf({1, 2, 3});
   const std::vector<KnownVersion> taken = TakeBeyond(&retained, 1);
   ASSERT_EQ(taken.size(), 2u);
   EXPECT_EQ(taken[0].version->number, 1);

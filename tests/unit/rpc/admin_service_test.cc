@@ -13,8 +13,6 @@
 namespace sconce {
 namespace {
 
-using admin::v1::AnsweringVersion;
-
 class AdminServiceTest : public testing::Test {
  protected:
   // Asks the service with a request for model "m".
@@ -79,16 +77,16 @@ TEST_F(AdminServiceTest, StatusTellsAllThereIsToKnow) {
   EXPECT_EQ(model.last_error(), "the file is torn \\xff");
   ASSERT_EQ(model.answering_size(), 3);
   EXPECT_EQ(model.answering(0).number(), 7);
-  EXPECT_EQ(model.answering(0).role(), AnsweringVersion::ROLE_LIVE);
+  EXPECT_EQ(model.answering(0).role(), admin::v1::AnsweringVersion::ROLE_LIVE);
   EXPECT_EQ(model.answering(0).weights_id(), "id7");
   EXPECT_EQ(model.answering(0).share(), 0.75);
   EXPECT_EQ(model.answering(1).number(), 8);
-  EXPECT_EQ(model.answering(1).role(), AnsweringVersion::ROLE_CANARY);
+  EXPECT_EQ(model.answering(1).role(), admin::v1::AnsweringVersion::ROLE_CANARY);
   EXPECT_EQ(model.answering(1).share(), 0.25);
   EXPECT_EQ(model.answering(1).trial().failed(), 2);
   EXPECT_EQ(model.answering(1).trial().non_finite_batches(), 1);
   EXPECT_EQ(model.answering(2).number(), 3);
-  EXPECT_EQ(model.answering(2).role(), AnsweringVersion::ROLE_BY_NUMBER);
+  EXPECT_EQ(model.answering(2).role(), admin::v1::AnsweringVersion::ROLE_BY_NUMBER);
   EXPECT_FALSE(model.answering(2).has_trial());
   EXPECT_EQ(model.settings().swap_mode(), "IN_PLACE_IF_NEEDED");
   EXPECT_EQ(model.settings().promotion(), "MANUAL");
