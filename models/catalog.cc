@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "models/families.h"
-#include "models/prefixed_architecture.h"
+#include "models/renamed_architecture.h"
 
 namespace sconce::models {
 namespace {
@@ -353,7 +353,7 @@ Outcome LookUp(absl::Span<const NamedShape> state, absl::Span<const Architecture
 
 Detection UnderPrefix(const std::string& prefix, Detection detection) {
   absl::StrAppend(&detection.why, "; all names begin with ", Quoted(prefix));
-  detection.architecture = WithPrefix(prefix, std::move(detection.architecture));
+  detection.architecture = Renamed(std::move(detection.architecture), WithoutPrefix(prefix));
   return detection;
 }
 
@@ -362,7 +362,7 @@ Outcome LookUpUnderPrefix(absl::Span<const NamedShape> state,
   Outcome as_named = LookUp(state, catalog);
   const std::string prefix = as_named.unknown ? SharedPrefix(state) : "";
   if (prefix.empty()) return as_named;
-  Outcome bare = LookUp(WithoutPrefix(prefix, state), catalog);
+  Outcome bare = LookUp(Renamed(state, WithoutPrefix(prefix)), catalog);
   if (bare.unknown && (!bare.nearest.has_value() || as_named.nearest.has_value())) return as_named;
   if (bare.detection.ok()) *bare.detection = UnderPrefix(prefix, *std::move(bare.detection));
   if (bare.nearest.has_value()) *bare.nearest = UnderPrefix(prefix, *std::move(bare.nearest));
@@ -383,7 +383,7 @@ absl::StatusOr<Detection> Detect(absl::Span<const NamedShape> state, const Confi
     const bool differs = absl::IsFailedPrecondition(as_named.status());
     const std::string prefix = differs ? SharedPrefix(state) : "";
     if (prefix.empty()) return as_named;
-    auto bare = TakeConfigured(WithoutPrefix(prefix, state), configured, catalog);
+    auto bare = TakeConfigured(Renamed(state, WithoutPrefix(prefix)), configured, catalog);
     if (!bare.ok()) return as_named;
     return UnderPrefix(prefix, *std::move(bare));
   }

@@ -1,4 +1,5 @@
-// Sizes that go together, for those who try a network with inputs of their own choice.
+// What sizes that depend on one another (TiedSize) are, and such sizes for those who try a network
+// with inputs of their own choice. Free of torch.
 
 #ifndef SCONCE_MODELS_TIED_SIZES_H_
 #define SCONCE_MODELS_TIED_SIZES_H_
@@ -14,6 +15,16 @@
 #include "models/tensor_rules.h"
 
 namespace sconce::models {
+
+// multiple * n + offset; none where that cannot be counted.
+inline std::optional<int64_t> SizeAt(const TiedSize& tied, int64_t n) {
+  int64_t size = 0;
+  if (__builtin_mul_overflow(tied.multiple, n, &size) ||
+      __builtin_add_overflow(size, tied.offset, &size)) {
+    return std::nullopt;
+  }
+  return size;
+}
 
 // Changes the sizes that were chosen for dimensions of -1 to such as the inputs' ties allow:
 // `sizes[i]` are those of `inputs[i]`, which is a TensorSpec, without rows. They become smaller
@@ -42,15 +53,11 @@ void TieSizes(const std::vector<Spec>& inputs, std::vector<std::vector<int64_t>>
     number.smallest = std::min(number.smallest, n);
   });
   for_each_tied([&](const TiedSize& tied, bool is_fixed, int64_t& size) {
+    if (is_fixed) return;
     const Number& number = numbers.at(tied.tie);
-    int64_t together = 0;
+    const std::optional<int64_t> together = SizeAt(tied, number.fixed.value_or(number.smallest));
     // A size that cannot be is left to the network to refuse.
-    if (is_fixed ||
-        __builtin_mul_overflow(tied.multiple, number.fixed.value_or(number.smallest), &together) ||
-        __builtin_add_overflow(together, tied.offset, &together) || together < 0) {
-      return;
-    }
-    size = together;
+    if (together.has_value() && *together >= 0) size = *together;
   });
 }
 

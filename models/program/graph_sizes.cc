@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "models/architecture.h"
 #include "models/program/symbolic_ops.h"
+#include "models/tied_sizes.h"
 
 namespace sconce::models {
 namespace {
@@ -48,15 +49,9 @@ bool IsLinear(const SizeExpression& size) {
   }
 }
 
-// A size that is slope * symbol + offset.
-struct LinearSize {
-  int32_t symbol = -1;
-  int64_t slope = 1;  // at least 1
-  int64_t offset = 0;
-};
-
-// None: a size that tells no symbol's value.
-std::optional<LinearSize> LinearOf(const Graph& graph, const SizeExpression& size) {
+// A size that is a multiple, at least 1, of a symbol and an offset: its tie is the symbol. None: it
+// tells no symbol's value.
+std::optional<TiedSize> LinearOf(const Graph& graph, const SizeExpression& size) {
   std::vector<int32_t> symbols;
   AddSymbols(size, symbols);
   if (symbols.size() != 1 || !IsLinear(size)) return std::nullopt;
@@ -64,10 +59,10 @@ std::optional<LinearSize> LinearOf(const Graph& graph, const SizeExpression& siz
   if (symbol >= graph.symbols.size()) return std::nullopt;
   try {
     std::vector<int64_t> values(graph.symbols.size(), 0);
-    LinearSize linear{.symbol = symbols[0], .offset = Evaluate(size, values)};
+    TiedSize linear{.tie = symbols[0], .offset = Evaluate(size, values)};
     values[symbol] = 1;
-    if (__builtin_sub_overflow(Evaluate(size, values), linear.offset, &linear.slope) ||
-        linear.slope < 1) {
+    if (__builtin_sub_overflow(Evaluate(size, values), linear.offset, &linear.multiple) ||
+        linear.multiple < 1) {
       return std::nullopt;
     }
     return linear;
@@ -77,12 +72,8 @@ std::optional<LinearSize> LinearOf(const Graph& graph, const SizeExpression& siz
 }
 
 // The size for a symbol's value, as near as it can be counted.
-int64_t SizeFor(int64_t slope, int64_t offset, int64_t value) {
-  int64_t size = 0;
-  if (__builtin_mul_overflow(slope, value, &size) || __builtin_add_overflow(size, offset, &size)) {
-    return std::numeric_limits<int64_t>::max();
-  }
-  return size;
+int64_t SizeFor(const TiedSize& linear, int64_t value) {
+  return SizeAt(linear, value).value_or(std::numeric_limits<int64_t>::max());
 }
 
 std::string Place(const GraphInput& input, size_t dimension) {
@@ -117,9 +108,9 @@ TensorSpec SpecOf(const Graph& graph, const GraphTensor& tensor, bool batched) {
     if (size.kind == Kind::kConstant) {
       range = {.minimum = size.constant, .maximum = size.constant};
     } else if (const auto linear = LinearOf(graph, size); linear.has_value()) {
-      const Range& values = graph.symbols[static_cast<size_t>(linear->symbol)].range;
-      range.minimum = std::max<int64_t>(0, SizeFor(linear->slope, linear->offset, values.minimum));
-      range.maximum = SizeFor(linear->slope, linear->offset, values.maximum);
+      const Range& values = graph.symbols[static_cast<size_t>(linear->tie)].range;
+      range.minimum = std::max<int64_t>(0, SizeFor(*linear, values.minimum));
+      range.maximum = SizeFor(*linear, values.maximum);
       ranged = true;
     }
     spec.dims.push_back(size.kind == Kind::kConstant ? size.constant : -1);
@@ -142,17 +133,17 @@ void TieInputs(const Graph& graph, bool batched, std::vector<TensorSpec>& specs)
     }
   };
   std::map<int32_t, bool> ties;
-  for_each_linear([&](const LinearSize& linear, const TensorSpec&, size_t) {
-    const bool is_new = ties.emplace(linear.symbol, linear.slope != 1).second;
-    if (!is_new) ties[linear.symbol] = true;
+  for_each_linear([&](const TiedSize& linear, const TensorSpec&, size_t) {
+    const bool is_new = ties.emplace(linear.tie, linear.multiple != 1).second;
+    if (!is_new) ties[linear.tie] = true;
   });
   std::map<int32_t, int32_t> numbers;
-  for_each_linear([&](const LinearSize& linear, TensorSpec& spec, size_t dimension) {
-    if (!ties[linear.symbol]) return;
+  for_each_linear([&](const TiedSize& linear, TensorSpec& spec, size_t dimension) {
+    if (!ties[linear.tie]) return;
     const auto next = static_cast<int32_t>(numbers.size());
-    const int32_t tie = numbers.emplace(linear.symbol, next).first->second;
+    const int32_t tie = numbers.emplace(linear.tie, next).first->second;
     spec.rules.ties.resize(spec.dims.size());
-    spec.rules.ties[dimension] = {.tie = tie, .multiple = linear.slope, .offset = linear.offset};
+    spec.rules.ties[dimension] = {.tie = tie, .multiple = linear.multiple, .offset = linear.offset};
   });
 }
 
@@ -290,9 +281,9 @@ absl::Status SizeCheck::FindSources() {
       const SizeExpression& size = graph.inputs[i].sizes[d];
       const auto linear = LinearOf(graph, size);
       if (!linear.has_value()) continue;
-      std::optional<Source>& source = sources_[static_cast<size_t>(linear->symbol)];
+      std::optional<Source>& source = sources_[static_cast<size_t>(linear->tie)];
       if (source.has_value()) continue;
-      source = Source{.input = i, .dimension = d, .slope = linear->slope, .offset = linear->offset};
+      source = Source{.input = i, .dimension = d, .size = *linear};
     }
   }
   for (const int32_t symbol : named) {
@@ -328,18 +319,18 @@ void CheckKind(const GraphInput& input, const at::Tensor& tensor) {
 
 int64_t SizeCheck::ValueOf(const Source& source, const Range& range, int64_t size) const {
   const auto place = [&] { return Place(graph_->inputs[source.input], source.dimension); };
+  const TiedSize& linear = source.size;
   int64_t multiples = 0;
-  if (__builtin_sub_overflow(size, source.offset, &multiples) || multiples % source.slope != 0) {
-    Refuse(place(), ": expected a multiple of ", source.slope,
-           source.offset == 0 ? "" : absl::StrCat(" and ", source.offset), ", got ", size);
+  if (__builtin_sub_overflow(size, linear.offset, &multiples) || multiples % linear.multiple != 0) {
+    Refuse(place(), ": expected a multiple of ", linear.multiple,
+           linear.offset == 0 ? "" : absl::StrCat(" and ", linear.offset), ", got ", size);
   }
-  const int64_t value = multiples / source.slope;
+  const int64_t value = multiples / linear.multiple;
   if (range.Has(value)) return value;
   const bool bounded = range.maximum != std::numeric_limits<int64_t>::max();
-  Refuse(place(), ": expected ", SizeFor(source.slope, source.offset, range.minimum),
-         bounded ? absl::StrCat(" to ", SizeFor(source.slope, source.offset, range.maximum))
-                 : " or more",
-         ", got ", size);
+  Refuse(place(), ": expected ", SizeFor(linear, range.minimum),
+         bounded ? absl::StrCat(" to ", SizeFor(linear, range.maximum)) : " or more", ", got ",
+         size);
 }
 
 void SizeCheck::Check(const std::vector<at::Tensor>& inputs) const {

@@ -35,12 +35,11 @@ class SizeCheck {
   void Check(const std::vector<at::Tensor>& inputs) const;
 
  private:
-  // Where a symbol's value is read from: sizes[dimension] == slope * value + offset.
+  // Where a symbol's value is read from: sizes[dimension] == size.multiple * value + size.offset.
   struct Source {
     size_t input = 0;
     size_t dimension = 0;
-    int64_t slope = 1;
-    int64_t offset = 0;
+    TiedSize size = {};
   };
 
   explicit SizeCheck(const Graph& graph) : graph_(&graph) {}

@@ -22,8 +22,6 @@ using Kind = PlanArgument::Kind;
 using Want = PlanArgument::Want;
 using c10::TypeKind;
 
-absl::Status Invalid(const std::string& message) { return absl::InvalidArgumentError(message); }
-
 bool IsNone(const Argument& argument) {
   return std::holds_alternative<Argument::None>(argument.variant);
 }
@@ -117,7 +115,7 @@ class Planner {
                            "call eval() before exporting)"));
         }
         if (argument->kind == Kind::kHeld && values_.LiteralOf(*argument).isTensor()) {
-          return Invalid("it changes a number in place");
+          return absl::InvalidArgumentError("it changes a number in place");
         }
         if (argument->kind == Kind::kSlot) {
           planned.written.push_back(i);
@@ -135,8 +133,8 @@ class Planner {
     planned.symbolic = FindSymbolicOp(absl::string_view(node.op).substr(5));
     if (planned.symbolic == nullptr) return absl::UnimplementedError("is not supported");
     if (node.arguments.size() != planned.symbolic->operands) {
-      return Invalid(absl::StrCat("expected ", planned.symbolic->operands, " arguments, got ",
-                                  node.arguments.size()));
+      return absl::InvalidArgumentError(absl::StrCat("expected ", planned.symbolic->operands,
+                                                     " arguments, got ", node.arguments.size()));
     }
     for (const NamedArgument& argument : node.arguments) {
       absl::StatusOr<PlanArgument> number = arguments_.Number(argument.value);
@@ -151,7 +149,7 @@ class Planner {
                                 ? std::get_if<ValueId>(&node.arguments[0].value.variant)
                                 : nullptr;
     if (tensor == nullptr || !std::holds_alternative<int64_t>(node.arguments[1].value.variant)) {
-      return Invalid("expected a tensor and the number of a dimension");
+      return absl::InvalidArgumentError("expected a tensor and the number of a dimension");
     }
     absl::StatusOr<PlanArgument> source = values_.PlaceOf(*tensor, Want::kTensor);
     if (!source.ok()) return source.status();
@@ -164,7 +162,7 @@ class Planner {
   // A node whose one result is a number.
   absl::Status AddNumber(const GraphNode& node, PlanNode planned) {
     if (node.outputs.size() != 1 || node.outputs[0].is_list || node.outputs[0].values.size() != 1) {
-      return Invalid("expected one result");
+      return absl::InvalidArgumentError("expected one result");
     }
     if (absl::Status defined = values_.DefineSlot(node.outputs[0].values[0], false);
         !defined.ok()) {
@@ -182,7 +180,7 @@ class Planner {
     if (node.outputs.size() != returns.size() &&
         !(node.outputs.empty() ||
           (returns.empty() && node.outputs.size() == 1 && node.outputs[0].values.empty()))) {
-      return Invalid(
+      return absl::InvalidArgumentError(
           absl::StrCat("expected ", returns.size(), " results, got ", node.outputs.size()));
     }
     for (size_t i = 0; i < returns.size() && i < node.outputs.size(); ++i) {
@@ -190,7 +188,8 @@ class Planner {
       const TypeKind kind = returns[i].type()->kind();
       if (output.is_list != (kind == TypeKind::ListType) ||
           (!output.is_list && output.values.size() != 1)) {
-        return Invalid("expected results as the operator gives them, got others");
+        return absl::InvalidArgumentError(
+            "expected results as the operator gives them, got others");
       }
       const std::vector<size_t> roots = RootsOfResult(schema, returns[i], planned);
       PlanOutput slots{.slots = {}, .is_list = output.is_list};

@@ -14,10 +14,8 @@ using Kind = PlanArgument::Kind;
 using Want = PlanArgument::Want;
 using c10::TypeKind;
 
-absl::Status Invalid(const std::string& message) { return absl::InvalidArgumentError(message); }
-
 absl::Status Mismatch(const c10::TypePtr& type) {
-  return Invalid(
+  return absl::InvalidArgumentError(
       absl::StrCat("expected a value of the type ", type->repr_str(), ", got one of another"));
 }
 
@@ -36,17 +34,18 @@ absl::StatusOr<std::vector<const Argument*>> MatchArguments(const GraphNode& nod
     if (!argument.name.empty()) {
       const std::optional<int> found = schema.argumentIndexWithName(argument.name);
       if (!found.has_value()) {
-        return Invalid(
+        return absl::InvalidArgumentError(
             absl::StrCat("expected one of the operator's arguments, got ", Quoted(argument.name)));
       }
       place = static_cast<size_t>(*found);
     }
     if (place >= given.size()) {
-      return Invalid(absl::StrCat("expected ", given.size(), " arguments, got more"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("expected ", given.size(), " arguments, got more"));
     }
     if (given[place] != nullptr) {
-      return Invalid(absl::StrCat("expected argument '", schema.arguments()[place].name(),
-                                  "' once, got it twice"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "expected argument '", schema.arguments()[place].name(), "' once, got it twice"));
     }
     given[place] = &argument.value;
     next = place + 1;
@@ -69,7 +68,8 @@ absl::StatusOr<PlanArgument> ArgumentPlanner::Convert(const c10::Argument& wante
   if (wanted.name() == "cudnn_enabled") return values_.Literal(true);
   if (wanted.name() == "pin_memory") return values_.Literal(c10::IValue());
   if (given != nullptr) return Value(wanted.real_type(), wanted.N(), *given);
-  if (!wanted.default_value().has_value()) return Invalid("expected a value, got none");
+  if (!wanted.default_value().has_value())
+    return absl::InvalidArgumentError("expected a value, got none");
   return values_.Literal(*wanted.default_value());
 }
 
@@ -184,7 +184,7 @@ absl::StatusOr<PlanArgument> ArgumentPlanner::Number(const Argument& given) {
   if (const auto* value = std::get_if<c10::complex<double>>(&given.variant)) {
     return values_.Literal(*value);
   }
-  return Invalid("expected a number, got something else");
+  return absl::InvalidArgumentError("expected a number, got something else");
 }
 
 absl::StatusOr<PlanArgument> ArgumentPlanner::List(const c10::TypePtr& type,

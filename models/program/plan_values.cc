@@ -11,19 +11,17 @@ namespace {
 using Kind = PlanArgument::Kind;
 using Want = PlanArgument::Want;
 
-absl::Status Invalid(const std::string& message) { return absl::InvalidArgumentError(message); }
-
 }  // namespace
 
 absl::StatusOr<PlanValues::Place*> PlanValues::Define(ValueId value) {
   if (value.index < 0 || static_cast<size_t>(value.index) >= places_.size()) {
-    return Invalid("expected a value of the program, got another");
+    return absl::InvalidArgumentError("expected a value of the program, got another");
   }
   Place& place = places_[static_cast<size_t>(value.index)];
   if (place.defined) {
-    return Invalid(absl::StrCat("expected each value to be made once, got ",
-                                Quoted(graph_.value_names[static_cast<size_t>(value.index)]),
-                                " again"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("expected each value to be made once, got ",
+                     Quoted(graph_.value_names[static_cast<size_t>(value.index)]), " again"));
   }
   place.defined = true;
   return &place;
@@ -55,16 +53,18 @@ bool PlanValues::IsNumber(ValueId value) const {
 
 absl::StatusOr<PlanArgument> PlanValues::PlaceOf(ValueId value, Want want) const {
   if (value.index < 0 || static_cast<size_t>(value.index) >= places_.size()) {
-    return Invalid("expected a value of the program, got another");
+    return absl::InvalidArgumentError("expected a value of the program, got another");
   }
   const Place& place = places_[static_cast<size_t>(value.index)];
   const std::string name = Quoted(graph_.value_names[static_cast<size_t>(value.index)]);
   if (!place.defined) {
-    return Invalid(absl::StrCat("expected a value that is made before, got ", name));
+    return absl::InvalidArgumentError(
+        absl::StrCat("expected a value that is made before, got ", name));
   }
   if (place.is_tensor != (want == Want::kTensor)) {
-    return Invalid(absl::StrCat("expected ", place.is_tensor ? "a number" : "a tensor", ", got ",
-                                name, ", which is ", place.is_tensor ? "a tensor" : "a number"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("expected ", place.is_tensor ? "a number" : "a tensor", ", got ", name,
+                     ", which is ", place.is_tensor ? "a tensor" : "a number"));
   }
   return PlanArgument{
       .kind = place.held ? Kind::kHeld : Kind::kSlot, .want = want, .index = place.index};

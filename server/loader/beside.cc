@@ -72,8 +72,7 @@ class Loading {
         structure_(structure),
         admitted_(std::move(admitted)),
         lanes_(lanes),
-        version_(std::move(structure.version)),
-        probes_(IsPrepared(structure) ? ProbesFor(structure) : std::vector<Sample>{}) {
+        version_(std::move(structure.version)) {
     for (const Placement::OnDevice& on : admitted_.placement.devices) {
       Place& place = places_.emplace_back();
       place.device = parts.devices[on.device];
@@ -129,10 +128,8 @@ class Loading {
 
   absl::Status Prepare() {
     const ExecutionOptions& execution = structure_.signature.execution;
-    if (DiffersFromFile(execution)) {
-      unprepared_.emplace(AnswerUnprepared(structure_, request_.config.strict, probes_,
-                                           parts_.host_memory, parts_.lanes.get()));
-    }
+    unprepared_ = AnswerUnprepared(structure_, request_.config.strict, parts_.host_memory,
+                                   parts_.lanes.get());
     for (Place& place : places_) {
       absl::Status prepared = Guarded(place.device.str(), [&] {
         place.net->Eval(place.device);
@@ -167,7 +164,7 @@ class Loading {
       if (refused.ok()) refused = std::move(warm);
     }
     if (version_->replicas.empty()) return refused;
-    if (unprepared_.has_value()) Compare();
+    if (unprepared_.has_value()) CompareWithFile();
     return absl::OkStatus();
   }
 
@@ -182,11 +179,6 @@ class Loading {
   std::unique_ptr<ModelVersion> Take() { return std::move(version_); }
 
  private:
-  static bool IsPrepared(const WeightsStructure& structure) {
-    const ExecutionOptions& execution = structure.signature.execution;
-    return execution.fold_batch_norm || DiffersFromFile(execution);
-  }
-
   static std::vector<c10::Device> Cpu() { return {c10::Device(c10::DeviceType::CPU)}; }
 
   void Note(const std::string& text) { absl::StrAppend(&version_->provenance, "; ", text); }
@@ -199,36 +191,28 @@ class Loading {
       if (&place == &places_.front()) Note("no batch norm follows a convolution: none folded");
       return;
     }
-    std::optional<absl::StatusOr<Answers>> before;
-    if (!unprepared_.has_value()) before.emplace(AnswersOf(place));
+    const bool alone = !unprepared_.has_value();
+    const std::vector<Sample> probes = alone ? ProbesFor(structure_) : std::vector<Sample>();
+    const absl::StatusOr<Answers> before = alone ? AnswersOf(place, probes) : Answers();
     FoldBatchNorms(*place.net, ResidentOn(place.device), structure_.form.floating);
     memory_->AddMade(place.device, structure_.folding.made_bytes);
     std::string text = absl::StrCat(place.device.str(), " folded ", pairs, " batch norms");
-    if (before.has_value()) {
-      PreparedDeviation& deviation = place.folded.emplace();
-      deviation.device = place.device.str();
-      const absl::StatusOr<Answers> after = before->ok() ? AnswersOf(place) : before->status();
-      if (after.ok()) {
-        const Deviation largest = LargestDeviation(**before, *after);
-        deviation.absolute = largest.absolute;
-        deviation.relative = largest.relative;
-        absl::StrAppend(&text, ", which changes outputs by at most ", Text(largest));
-      } else {
-        deviation.not_measured = std::string(after.status().message());
-        absl::StrAppend(&text, ", not compared: ", deviation.not_measured);
-      }
+    if (alone) {
+      place.folded = Compare(place.device.str(), before, [&] { return AnswersOf(place, probes); });
+      const PreparedDeviation& by = *place.folded;
+      absl::StrAppend(&text, by.not_measured.empty()
+                                 ? absl::StrCat(", which changes outputs by at most ",
+                                                Text(Deviation{by.absolute, by.relative}))
+                                 : absl::StrCat(", not compared: ", by.not_measured));
     }
     Note(text);
   }
 
   // With what the file's own weights answer.
-  void Compare() {
+  void CompareWithFile() {
     std::optional<LoadLanes::Hold> computing;
     if (IsOnCpu()) computing.emplace(parts_.lanes.get(), Cpu());
-    version_->deviations = CompareReplicas(version_->replicas, probes_, *unprepared_);
-    for (const PreparedDeviation& deviation : version_->deviations) {
-      Note(ComparisonText(deviation));
-    }
+    CompareReplicas(*unprepared_, *version_);
   }
 
   bool IsOnCpu() const {
@@ -242,11 +226,11 @@ class Loading {
                           [&](const auto& weights) { return weights->device() == device; });
   }
 
-  absl::StatusOr<Answers> AnswersOf(const Place& place) {
+  absl::StatusOr<Answers> AnswersOf(const Place& place, absl::Span<const Sample> probes) {
     std::optional<LoadLanes::Hold> computing;
     if (place.device.is_cpu()) computing.emplace(parts_.lanes.get(), Cpu());
     TorchReplica replica(place.net, place.device, structure_.signature.execution, parts_.health);
-    return AnswerProbes(replica, probes_);
+    return AnswerProbes(replica, probes);
   }
 
   absl::Status WarmUpOn(Place& place) {
@@ -296,9 +280,8 @@ class Loading {
   std::shared_ptr<VersionMemory> memory_;
   std::unique_ptr<ModelVersion> version_;
   std::vector<Place> places_;
-  const std::vector<Sample> probes_;
   // Of the file's weights, FP32 on the CPU; none: what is prepared is compared on its device.
-  std::optional<absl::StatusOr<Answers>> unprepared_;
+  std::optional<Unprepared> unprepared_;
 };
 
 }  // namespace

@@ -76,12 +76,6 @@ int64_t KeepBytes(const LoaderParts& parts, const WeightsStructure& structure, s
   return std::clamp<int64_t>(memory->free_bytes - kHostMargin, 0, all);
 }
 
-// What the file's own weights answer.
-struct Unprepared {
-  std::vector<Sample> probes;
-  absl::StatusOr<Answers> answers;
-};
-
 // That what was written over runs and answers as it should.
 absl::Status Prove(const LoadRequest& request, const WeightsStructure& structure,
                    StepClock& steps) {
@@ -152,7 +146,7 @@ namespace {
 
 absl::StatusOr<LoadedVersion> WriteOver(LoaderParts& parts, const LoadRequest& request,
                                         WeightsStructure& structure, const WeightsSurvey& survey,
-                                        const Unprepared* unprepared,
+                                        const std::optional<Unprepared>& unprepared,
                                         std::unique_ptr<LoadLanes::Hold>* lanes, StepClock& steps,
                                         bool* shared) {
   const VersionMemory& live = *MemoryOf(*request.live);
@@ -181,13 +175,7 @@ absl::StatusOr<LoadedVersion> WriteOver(LoaderParts& parts, const LoadRequest& r
   if (absl::Status proven = Prove(request, structure, steps); !proven.ok()) return proven;
   LoadedVersion loaded;
   loaded.version = MakeVersion(parts, request, structure, written, survey);
-  if (unprepared != nullptr) {
-    loaded.version->deviations =
-        CompareReplicas(loaded.version->replicas, unprepared->probes, unprepared->answers);
-    for (const PreparedDeviation& deviation : loaded.version->deviations) {
-      absl::StrAppend(&loaded.version->provenance, "; ", ComparisonText(deviation));
-    }
-  }
+  if (unprepared.has_value()) CompareReplicas(*unprepared, *loaded.version);
   change->Take(std::move(*lanes));
   loaded.in_place = std::move(change);
   return loaded;
@@ -200,13 +188,8 @@ absl::StatusOr<LoadedVersion> LoadInPlace(LoaderParts& parts, const LoadRequest&
                                           std::unique_ptr<LoadLanes::Hold>* lanes, StepClock& steps,
                                           bool* shared) {
   // Before batches are held: no request is to wait for other loads.
-  std::optional<Unprepared> unprepared;
-  if (DiffersFromFile(structure.signature.execution)) {
-    std::vector<Sample> probes = ProbesFor(structure);
-    auto answers = AnswerUnprepared(structure, request.config.strict, probes, parts.host_memory,
-                                    parts.lanes.get());
-    unprepared.emplace(Unprepared{std::move(probes), std::move(answers)});
-  }
+  const std::optional<Unprepared> unprepared =
+      AnswerUnprepared(structure, request.config.strict, parts.host_memory, parts.lanes.get());
   std::optional<LoadLanes::Hold> computing;
   const std::vector<c10::Device> devices = DevicesOf(*MemoryOf(*request.live));
   const c10::Device cpu(c10::DeviceType::CPU);
@@ -217,8 +200,7 @@ absl::StatusOr<LoadedVersion> LoadInPlace(LoaderParts& parts, const LoadRequest&
   std::promise<absl::StatusOr<LoadedVersion>> written;
   parts.while_held.Run([&] {
     written.set_value(Guarded(request.model, [&] {
-      return WriteOver(parts, request, structure, survey,
-                       unprepared.has_value() ? &*unprepared : nullptr, lanes, steps, shared);
+      return WriteOver(parts, request, structure, survey, unprepared, lanes, steps, shared);
     }));
   });
   return written.get_future().get();

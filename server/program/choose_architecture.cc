@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "models/net.h"
+#include "models/renamed_architecture.h"
 #include "models/text/hugging_face.h"
 #include "server/base/about_file.h"
 #include "server/base/file.h"
@@ -27,8 +28,7 @@ namespace {
 
 constexpr char kTakenForWeights[] =
     " (a TorchScript archive that is taken for weights: TorchScript does not say its inputs; "
-    "declare "
-    "inputs and outputs in config.pbtxt to have the program itself run)";
+    "declare inputs and outputs in config.pbtxt to have the program itself run)";
 
 std::string NameOfFile(const std::string& path) {
   return Printable(std::filesystem::path(path).filename().string());
@@ -52,40 +52,6 @@ const char* KindName(ProgramKind kind) {
   return "program";
 }
 
-// A program whose weights' names all begin as if a wrapper had put that there, such as one exported
-// from a module that holds the network as its `model`. Names that were taken for a wrapper's are
-// given back what was stripped.
-class WrappedProgram final : public models::Architecture {
- public:
-  WrappedProgram(std::shared_ptr<const models::Architecture> program, std::string prefix,
-                 std::unordered_set<std::string> names)
-      : program_(std::move(program)), prefix_(std::move(prefix)), names_(std::move(names)) {}
-
-  absl::string_view name() const override { return program_->name(); }
-  absl::string_view family() const override { return program_->family(); }
-  const std::vector<models::ParameterSpec>& parameters() const override {
-    return program_->parameters();
-  }
-  absl::StatusOr<models::Inference> Infer(absl::Span<const models::NamedShape> state,
-                                          const models::Parameters& configured) const override {
-    return program_->Infer(state, configured);
-  }
-  std::string NameOf(const std::string& saved) const override {
-    const std::string whole = prefix_ + saved;
-    return program_->NameOf(names_.contains(whole) ? whole : saved);
-  }
-  absl::StatusOr<std::unique_ptr<models::Net>> Create(
-      const models::Parameters& parameters) const override {
-    return program_->Create(parameters);
-  }
-  std::string program_id() const override { return program_->program_id(); }
-
- private:
-  const std::shared_ptr<const models::Architecture> program_;
-  const std::string prefix_;
-  const std::unordered_set<std::string> names_;
-};
-
 using Names = std::unordered_set<std::string>;
 
 absl::StatusOr<Names> NamesOf(const models::Architecture& program) {
@@ -96,11 +62,18 @@ absl::StatusOr<Names> NamesOf(const models::Architecture& program) {
   return names;
 }
 
+// A program whose weights' names all begin as if a wrapper had put that there, such as one exported
+// from a module that holds the network as its `model`: names that were taken for a wrapper's are
+// given back what was stripped.
 std::shared_ptr<const models::Architecture> WithNamesGivenBack(
     std::shared_ptr<const models::Architecture> program, const Names& names) {
   std::string prefix = WrapperPrefix(std::vector<std::string>(names.begin(), names.end()));
   if (prefix.empty()) return program;
-  return std::make_shared<WrappedProgram>(std::move(program), std::move(prefix), names);
+  return models::Renamed(std::move(program),
+                         [prefix = std::move(prefix), names](const std::string& saved) {
+                           std::string whole = prefix + saved;
+                           return names.contains(whole) ? whole : saved;
+                         });
 }
 
 // What the compiler has written into machine code, weights beside it cannot change.

@@ -14,9 +14,6 @@ using models::Argument;
 using models::NamedArgument;
 using models::ValueId;
 
-// More integers than any shape has are data.
-constexpr int64_t kMaxIntegers = 1024;
-
 // More integers that are calculated from data than a shape has.
 constexpr int64_t kMaxReadOut = 16;
 
@@ -173,7 +170,7 @@ std::optional<OnnxIntegers> IntegersOf(const OnnxValue& value) {
   if (!value.constant.has_value() || value.rank > 1) return std::nullopt;
   const at::Tensor& tensor = *value.constant;
   if (!c10::isIntegralType(tensor.scalar_type(), /*includeBool=*/true) ||
-      tensor.numel() > kMaxIntegers) {
+      tensor.numel() > kMaxOnnxIntegers) {
     return std::nullopt;
   }
   const at::Tensor whole = tensor.to(at::kLong).contiguous();
@@ -198,6 +195,11 @@ bool OnnxCall::Has(size_t input) const {
   return input < node_.inputs.size() && !node_.inputs[input].empty();
 }
 
+std::string OnnxCall::Named(size_t input) const {
+  if (!Has(input)) return absl::StrCat("input ", input);
+  return absl::StrCat("input ", input, " '", Printable(node_.inputs[input]), "'");
+}
+
 OnnxValue& OnnxCall::In(size_t input) {
   OnnxValue* value = Has(input) ? builder_.Find(node_.inputs[input]) : nullptr;
   if (value != nullptr) return *value;
@@ -218,8 +220,7 @@ OnnxIntegers OnnxCall::Integers(size_t input) {
   const std::vector<int64_t> sizes = KnownSizes(input);
   const bool few = sizes.empty() || (sizes.size() == 1 && sizes[0] >= 0 && sizes[0] <= kMaxReadOut);
   if (!few || !c10::isIntegralType(In(input).dtype, /*includeBool=*/false)) {
-    Unsupported("input ", input, " '", Printable(node_.inputs[input]),
-                "' that is neither constant nor calculated from sizes");
+    Unsupported(Named(input), " that is neither constant nor calculated from sizes");
     return {};
   }
   // Sizes that depend on data are read while the graph runs.
@@ -238,7 +239,7 @@ std::vector<int64_t> OnnxCall::Numbers(size_t input) {
   for (const Argument& argument : Integers(input)) {
     const int64_t* number = AsNumber(argument);
     if (number == nullptr) {
-      Unsupported("input ", input, " '", Printable(node_.inputs[input]), "' that is not constant");
+      Unsupported(Named(input), " that is not constant");
       return {};
     }
     numbers.push_back(*number);
@@ -367,7 +368,7 @@ void OnnxCall::SetSized(size_t output, ValueId tensor, std::vector<int64_t> size
 }
 
 void OnnxCall::SetIntegers(size_t output, OnnxIntegers integers, int64_t rank) {
-  if (static_cast<int64_t>(integers.size()) > kMaxIntegers) Unsupported("a shape that long");
+  if (static_cast<int64_t>(integers.size()) > kMaxOnnxIntegers) Unsupported("a shape that long");
   Set(output, {.integers = std::move(integers), .dtype = c10::ScalarType::Long, .rank = rank});
 }
 

@@ -26,6 +26,9 @@
 
 namespace sconce {
 
+// More integers than any shape or matrix of pads has are data.
+inline constexpr int64_t kMaxOnnxIntegers = 1024;
+
 // Each a number (int64_t) or a value of the graph.
 using OnnxIntegers = std::vector<models::Argument>;
 
@@ -176,6 +179,7 @@ class OnnxCall {
 
  private:
   void Fail(absl::Status status);
+  std::string Named(size_t input) const;  // for messages
 
   OnnxBuilder& builder_;
   const OnnxNode& node_;

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "models/program/graph_net.h"
+#include "models/renamed_architecture.h"
 #include "server/base/file.h"
 #include "server/base/printable.h"
 #include "server/checkpoint/checkpoint.h"
@@ -209,39 +210,6 @@ class Importer {
   int64_t opset_ = 0;
 };
 
-// The executor's architecture, which knows nothing of the names that the weights reader has for
-// constants.
-class OnnxArchitecture final : public models::Architecture {
- public:
-  OnnxArchitecture(std::shared_ptr<const models::Architecture> graph,
-                   std::set<std::string> constants)
-      : graph_(std::move(graph)), constants_(std::move(constants)) {}
-
-  absl::string_view name() const override { return graph_->name(); }
-  absl::string_view family() const override { return graph_->family(); }
-  const std::vector<models::ParameterSpec>& parameters() const override {
-    return graph_->parameters();
-  }
-  absl::StatusOr<models::Inference> Infer(absl::Span<const models::NamedShape> state,
-                                          const models::Parameters& configured) const override {
-    return graph_->Infer(state, configured);
-  }
-  std::string NameOf(const std::string& saved) const override {
-    // A counter of batch norm's, which no exporter keeps.
-    if (saved.ends_with("num_batches_tracked")) return "";
-    return constants_.contains(saved) ? "" : saved;
-  }
-  absl::StatusOr<std::unique_ptr<models::Net>> Create(
-      const models::Parameters& parameters) const override {
-    return graph_->Create(parameters);
-  }
-  std::string program_id() const override { return graph_->program_id(); }
-
- private:
-  const std::shared_ptr<const models::Architecture> graph_;
-  const std::set<std::string> constants_;
-};
-
 absl::StatusOr<std::shared_ptr<const models::Architecture>> Import(const std::string& path,
                                                                    const ProgramOptions& options) {
   const absl::StatusOr<File> file = File::Open(path);
@@ -259,7 +227,14 @@ absl::StatusOr<std::shared_ptr<const models::Architecture>> Import(const std::st
   std::string id = GraphId(*graph);
   auto architecture = models::ArchitectureOf("onnx", std::move(id), *std::move(graph));
   if (!architecture.ok()) return architecture.status();
-  return std::make_shared<OnnxArchitecture>(*std::move(architecture), importer.TakeConstants());
+  // The executor knows nothing of the names that the weights reader has for constants.
+  return models::Renamed(
+      *std::move(architecture),
+      [constants = importer.TakeConstants()](const std::string& saved) -> std::string {
+        // A counter of batch norm's, which no exporter keeps.
+        if (saved.ends_with("num_batches_tracked")) return "";
+        return constants.contains(saved) ? "" : saved;
+      });
 }
 
 }  // namespace

@@ -16,9 +16,6 @@ namespace {
 
 using models::Argument;
 
-// More integers than any shape or matrix of pads has are data.
-constexpr int64_t kMost = 1024;
-
 const std::map<std::string, std::string>& Arithmetic() {
   static const auto* const names = new std::map<std::string, std::string>{
       {"Add", "add"},    {"Sub", "sub"}, {"Mul", "mul"}, {"Div", "floordiv"},
@@ -105,7 +102,7 @@ void Where(OnnxCall& call, const std::vector<OnnxIntegers>& in) {
 bool Range(OnnxCall& call, const std::vector<OnnxIntegers>& in) {
   const int64_t start = *AsNumber(in[0][0]), limit = *AsNumber(in[1][0]),
                 step = *AsNumber(in[2][0]);
-  if (step != 1 || start < 0 || limit > kMost) return false;
+  if (step != 1 || start < 0 || limit > kMaxOnnxIntegers) return false;
   OnnxIntegers result;
   for (int64_t i = start; i < limit; ++i) result.emplace_back(i);
   call.SetIntegers(0, std::move(result), 1);
@@ -176,7 +173,7 @@ bool Rearrange(OnnxCall& call) {
   } else {
     return false;
   }
-  if (count > kMost) return false;
+  if (count > kMaxOnnxIntegers) return false;
   const std::optional<at::Tensor> places =
       Rearranged(call, at::arange(count, at::kLong).reshape(shape));
   if (!places.has_value()) return false;
@@ -204,6 +201,7 @@ bool OneNumberEach(const std::vector<OnnxIntegers>& in) {
 
 bool ImportIntegers(OnnxCall& call) {
   const std::string& op = call.node().op_type;
+  if (!call.Has(0)) return false;
   if (Rearrange(call)) return true;
   // Those that need no tensor, whatever their input is.
   if (op == "Shape" || op == "Size") {
@@ -225,9 +223,8 @@ bool ImportIntegers(OnnxCall& call) {
     }
     return true;
   }
-  std::vector<OnnxIntegers> in;
-  for (size_t i = 0; i < call.inputs(); ++i) {
-    if (!call.Has(i)) continue;
+  std::vector<OnnxIntegers> in;  // as far as none is left out
+  for (size_t i = 0; call.Has(i); ++i) {
     const OnnxValue& value = call.In(i);
     if (value.rank > 1 || !IsIntegerType(value.dtype)) return false;
     std::optional<OnnxIntegers> integers = IntegersOf(value);
@@ -237,7 +234,7 @@ bool ImportIntegers(OnnxCall& call) {
   const auto arithmetic = Arithmetic().find(op);
   if (arithmetic != Arithmetic().end() && in.size() == 2) {
     Combine(call, arithmetic->second, in);
-  } else if (op == "Concat") {
+  } else if (op == "Concat" && in.size() == call.inputs()) {
     OnnxIntegers all;
     for (const OnnxIntegers& part : in) all.insert(all.end(), part.begin(), part.end());
     call.SetIntegers(0, std::move(all), 1);
@@ -251,7 +248,7 @@ bool ImportIntegers(OnnxCall& call) {
   } else if (op == "Reshape" && in.size() == 2 && in[1].size() <= 1) {
     call.SetIntegers(0, in[0], static_cast<int64_t>(in[1].size()));
   } else if (op == "Expand" && in.size() == 2 && in[0].size() == 1 && OneNumberEach({in[1]}) &&
-             *AsNumber(in[1][0]) >= 1 && *AsNumber(in[1][0]) <= kMost) {
+             *AsNumber(in[1][0]) >= 1 && *AsNumber(in[1][0]) <= kMaxOnnxIntegers) {
     call.SetIntegers(0, OnnxIntegers(static_cast<size_t>(*AsNumber(in[1][0])), in[0][0]), 1);
   } else if (op == "Identity" && in.size() == 1) {
     call.SetIntegers(0, in[0], call.In(0).rank);

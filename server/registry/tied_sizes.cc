@@ -1,11 +1,11 @@
 #include "server/registry/tied_sizes.h"
 
-#include <limits>
 #include <map>
 #include <optional>
 #include <tuple>
 
 #include "absl/strings/str_cat.h"
+#include "models/tied_sizes.h"
 #include "server/base/printable.h"
 
 namespace sconce {
@@ -49,12 +49,8 @@ std::optional<int64_t> NumberOf(const TiedSize& tied, int64_t size) {
 }
 
 std::string ExpectedText(const TiedSize& tied, int64_t number) {
-  int64_t size = 0;
-  if (__builtin_mul_overflow(tied.multiple, number, &size) ||
-      __builtin_add_overflow(size, tied.offset, &size)) {
-    return "more than can be counted";
-  }
-  return absl::StrCat(size);
+  const std::optional<int64_t> size = models::SizeAt(tied, number);
+  return size.has_value() ? absl::StrCat(*size) : "more than can be counted";
 }
 
 // What a client of a signature may send in a dimension: multiple * m + offset, m being the same for

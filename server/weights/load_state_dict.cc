@@ -164,7 +164,8 @@ class Fitter {
     }
     const auto note_unexpected = [&](const std::string& saved) {
       const std::string name = NameOf(saved, options);
-      if (name.empty() || known.contains(name) || IsLiftedConstant(name)) return;
+      if (name.empty() || known.contains(name)) return;
+      if (state_.has_lifted_constants && IsLiftedConstant(name)) return;
       keys.unexpected.push_back(saved);
     };
     for (const StateEntry& entry : state_.tensors) note_unexpected(entry.name);

@@ -66,6 +66,7 @@ at::Tensor ViewOf(const at::Tensor& buffer, int64_t offset, const TensorDescript
 
 // Everything of the state_dict that is no tensor. REQUIRES: state.stripped_prefix is known.
 void DescribeRest(const Checkpoint& checkpoint, StateDict& state) {
+  state.has_lifted_constants = checkpoint.format() == std::string_view("ONNX");
   for (NonTensorEntry entry : checkpoint.non_tensors()) {
     entry.name.erase(0, state.stripped_prefix.size());
     state.non_tensors.push_back(std::move(entry));

@@ -45,6 +45,9 @@ struct StateDict {
   // Module -> version, from the state_dict's _metadata; none for a module without one.
   std::map<std::string, int64_t> module_versions;
   std::string stripped_prefix;
+  // Of an ONNX model: numbers in the code, which torch.export calls lifted_tensor_0, 1, ..., may be
+  // among the tensors.
+  bool has_lifted_constants = false;
   // 32 hexadecimal digits that name the content: names, dtypes, shapes and bytes. The same weights
   // have the same id whatever the container, the order or the wrapper's prefix.
   std::string weights_id;

@@ -19,7 +19,11 @@ RANK = {
 # Folders without torch.
 TORCH_FREE = ("base", "checkpoint", "registry", "batching", "reload", "rpc", "http")
 # Headers of the networks without torch.
-TORCH_FREE_MODELS = ("models/tensor_rules.h", "models/sequential/layers.h")
+TORCH_FREE_MODELS = (
+    "models/tensor_rules.h",
+    "models/tied_sizes.h",
+    "models/sequential/layers.h",
+)
 TORCH = re.compile(r"<(torch|ATen|c10)/")
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"][^>"]+[>"])', re.MULTILINE)

@@ -67,6 +67,8 @@ TEST(OnnxProgram, NumbersInTheCodeAreNoWeightsThatAreUnexpected) {
   ASSERT_TRUE(net.ok()) << net.status();
   StateDict state = ReadTensors(FileOf("mlp.pth"));
   state.tensors.push_back({.name = "layer.lifted_tensor_0", .tensor = state.tensors[0].tensor});
+  EXPECT_FALSE(LoadStateDict(**net, state).ok());  // no file of the exporter's
+  state.has_lifted_constants = true;
   EXPECT_TRUE(LoadStateDict(**net, state).ok());
   state.tensors.back().name = "layer.lifted_tensor_a";
   EXPECT_FALSE(LoadStateDict(**net, state).ok());
@@ -111,6 +113,17 @@ TEST(OnnxProgram, ThatIsNotSupportedIsRefusedByName) {
     EXPECT_THAT(std::string(opened.status().message()), HasSubstr(expected[1])) << name;
     EXPECT_THAT(std::string(opened.status().message()), HasSubstr(name));
   }
+}
+
+TEST(OnnxProgram, InputsAndAttributesThatAreLeftOutAreNoCrash) {
+  size_t refused = 0;
+  for (const auto& file : std::filesystem::directory_iterator(FileOf("short"))) {
+    const auto opened = OpenOnnxProgram(file.path(), {});
+    if (opened.ok()) continue;
+    ++refused;
+    EXPECT_THAT(std::string(opened.status().message()), HasSubstr("node 'n'")) << file.path();
+  }
+  EXPECT_GT(refused, 100u);
 }
 
 // Whatever byte is changed, the importer says what is wrong or gives a network.

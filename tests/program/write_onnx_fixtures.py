@@ -8,6 +8,7 @@ Small networks, and graphs made by hand; scripts/programs --onnx has the catalog
   NAME.io.safetensors   "input.x" and the module's "output.y": evaluation mode, one thread
   cases.json            the names, and the largest absolute value of each output
   refused.json          models that are refused, the status and a part of the reason
+  short/                every operator with fewer inputs than it takes, and without its attributes
 """
 
 import json
@@ -329,6 +330,14 @@ def write_refused():
     onnx.save(tiny(node("Add", ["x", "w"], ["y"], name="sum")), DIRECTORY / "tiny.onnx")
 
 
+def write_short():
+    (DIRECTORY / "short").mkdir(exist_ok=True)
+    for schema in onnx.defs.get_all_schemas():
+        for count in range(min(schema.max_input, 4)):
+            node = helper.make_node(schema.name, ["x", "w", "w", "w"][:count], ["y"], name="n")
+            onnx.save(tiny(node), DIRECTORY / "short" / f"{schema.name}_{count}.onnx")
+
+
 def main():
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     cases, failures = {}, {}
@@ -342,6 +351,7 @@ def main():
             safetensors.torch.save_file(io, DIRECTORY / "mlp.new.safetensors")
     write_operators(cases)
     write_refused()
+    write_short()
     (DIRECTORY / "cases.json").write_text(json.dumps(cases))
     for name, why in failures.items():
         print(f"{name}: the exporter failed: {why}")
