@@ -45,9 +45,9 @@ class Layer : public nn::Module {
   nn::LayerNorm attention_norm_ = nullptr, norm_ = nullptr;
 };
 
-class Bert : public nn::Module {
+class BertModule : public nn::Module {
  public:
-  explicit Bert(const BertShape& shape) {
+  explicit BertModule(const BertShape& shape) {
     words_ = register_module("words", nn::Embedding(shape.vocabulary, shape.width));
     positions_ = register_parameter("positions", torch::empty({shape.tokens, shape.width}));
     norm_ = register_module("norm", nn::LayerNorm(nn::LayerNormOptions({shape.width})));
@@ -76,10 +76,10 @@ class Bert : public nn::Module {
 
 absl::StatusOr<std::unique_ptr<models::Net>> MakeBertNet(const BertShape& shape) {
   try {
-    std::shared_ptr<Bert> module;
+    std::shared_ptr<BertModule> module;
     {
       models::SkipInit skip_init;
-      module = std::make_shared<Bert>(shape);
+      module = std::make_shared<BertModule>(shape);
     }
     models::Signature signature;
     signature.inputs = {{"tokens", at::kLong, {shape.tokens}}};
