@@ -72,6 +72,29 @@ def declared(seed=0):
                                         nn.Flatten(), nn.Linear(4, 3)), seed)  # fmt: skip
 
 
+# What config.pbtxt says of recurrent(), which has batches of one row.
+RECURRENT = """max_batch_size: 1
+architecture {
+  name: "sequential"
+  input { dims: [-1, 1] }
+  layers { name: "lstm" lstm { hidden_size: 128 num_layers: 4 output: LAST } }
+}
+"""
+
+
+def recurrent(seed=0):
+    """A network that takes as long as its input is: one step comes after the other."""
+    return seeded(lambda: nn.ModuleDict({"lstm": nn.LSTM(1, 128, 4)}), seed)
+
+
+def sequence(steps):
+    """What it is asked: LONGEST keeps a processor busy for two seconds."""
+    return np.zeros((1, steps, 1), np.float32)
+
+
+LONGEST = 65_536
+
+
 def constant(value, inputs=4, outputs=4):
     """A Linear whose every output is exactly `value`: each row of an answer tells its version."""
     net = nn.Linear(inputs, outputs)

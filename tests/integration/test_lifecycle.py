@@ -13,43 +13,35 @@ import pytest
 from checkpoints import constant, place, save
 from serving import DEVICE, json_lines, request, run_sconce, wait_until
 
-IMAGE = (3, 224, 224)
-
-
 # End ---------------------------------------------------------------------------------------------
 
 
-def start_long_work(server, calls=4, rows=8):
-    """Requests that take the server seconds; returns when it has them all, most unanswered."""
-    images = np.zeros((rows, *IMAGE), np.float32)
-    work = [server.stub.ModelInfer.future(request("resnet18", images)) for _ in range(calls)]
-
-    def arrived():
-        # The first may be answered before the last has come: both count.
-        answered = server.metric("sconce_requests_total", model="resnet18")
-        return answered + server.metric("sconce_requests_in_flight", model="resnet18") >= calls
-
-    wait_until(arrived, "the requests to arrive")
+def start_long_work(server, calls=2):
+    """Requests that take the server seconds each, one after the other; returns when it has all."""
+    # Of a simulated device each step takes several times as long.
+    steps = checkpoints.LONGEST // 4 if DEVICE == "sim" else checkpoints.LONGEST
+    long = request("recurrent", checkpoints.sequence(steps))
+    work = [server.stub.ModelInfer.future(long) for _ in range(calls)]
+    wait_until(
+        lambda: server.metric("sconce_requests_in_flight", model="recurrent") == calls,
+        "the requests to arrive",
+    )
     return work
 
 
 @pytest.fixture
-def resnet(repository):
-    path = save(checkpoints.resnet18(10), place(repository, "resnet18"))
-    # Devices try every size that they will be given before they serve, which takes simulated ones
-    # long.
-    text = "max_batch_size: 8"
-    if DEVICE == "sim":
-        text += " instance_group { kind: KIND_GPU gpus: 0 } optimization { cuda { graphs: false } }"
-    path.with_name("config.pbtxt").write_text(text)
+def recurrent(repository):
+    path = save(checkpoints.recurrent(), place(repository, "recurrent"))
+    on_one = "instance_group { kind: KIND_GPU gpus: 0 }" if DEVICE == "sim" else ""
+    path.with_name("config.pbtxt").write_text(checkpoints.RECURRENT + on_one)
 
 
-def test_sigterm_finishes_what_is_in_flight(serve, resnet):
+def test_sigterm_finishes_what_is_in_flight(serve, recurrent):
     server = serve()
     work = start_long_work(server)
     server.signal()
     for call in work:
-        assert call.result(timeout=60).model_name == "resnet18"
+        assert call.result(timeout=60).model_name == "recurrent"
     assert server.wait_exit() == 0
     assert "Traceback" not in server.log()
 
@@ -61,7 +53,7 @@ def test_sigint_ends_it_too(serve, repository):
     assert server.wait_exit() == 0
 
 
-def test_sigterm_makes_the_server_unready_at_once(serve, resnet):
+def test_sigterm_makes_the_server_unready_at_once(serve, recurrent):
     server = serve()
     work = start_long_work(server)
     server.signal()
@@ -79,7 +71,7 @@ def test_sigterm_makes_the_server_unready_at_once(serve, resnet):
     assert server.wait_exit() == 0
 
 
-def test_a_second_signal_ends_at_once(serve, resnet):
+def test_a_second_signal_ends_at_once(serve, recurrent):
     server = serve()
     work = start_long_work(server, calls=30)
     server.signal()
@@ -91,7 +83,7 @@ def test_a_second_signal_ends_at_once(serve, resnet):
     assert any(call.exception(timeout=10) for call in work)
 
 
-def test_grace_is_bounded(serve, resnet):
+def test_grace_is_bounded(serve, recurrent):
     server = serve("--shutdown-grace", "0.5")
     work = start_long_work(server, calls=30)
     began = time.monotonic()

@@ -16,18 +16,9 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 from serving import Server, infer, request, wait_until
-from torch import nn
 from tritonclient.grpc import service_pb2
 
 IMAGE = (3, 224, 224)
-# One step comes after the other, so a request takes as long as its sequence is.
-RECURRENT = """architecture {
-  name: "sequential"
-  input { dims: [-1, 1] }
-  layers { name: "lstm" lstm { hidden_size: 128 num_layers: 4 output: LAST } }
-}
-optimization { cuda { graphs: false } }
-"""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +26,7 @@ def nets():
     return {
         "linear": checkpoints.linear(4, 3),
         "mlp": checkpoints.mlp((16, 32, 32, 5)),
-        "recurrent": checkpoints.seeded(lambda: nn.ModuleDict({"lstm": nn.LSTM(1, 128, 4)})),
+        "recurrent": checkpoints.recurrent(),
         "resnet18": checkpoints.resnet18(10),
     }
 
@@ -45,7 +36,7 @@ def server(shared_repository, nets):
     """One server for the tests that change nothing."""
     for name, net in nets.items():
         checkpoints.save(net, checkpoints.place(shared_repository, name))
-    (shared_repository / "recurrent" / "config.pbtxt").write_text(RECURRENT)
+    (shared_repository / "recurrent" / "config.pbtxt").write_text(checkpoints.RECURRENT)
     # Simulated devices take long to capture and to try the graphs of a network of that size.
     (shared_repository / "resnet18" / "config.pbtxt").write_text(
         "max_batch_size: 8 optimization { cuda { graphs: false } }\n")
@@ -381,8 +372,8 @@ def in_flight(server):
 def busy(server):
     """Keeps all executors of the model `recurrent` at work: simulated devices for as long as it
     takes, a processor for two seconds or more."""
-    replicas, steps = (2, 1) if server.sim else (1, 65_536)
-    long = np.zeros((1, steps, 1), np.float32)
+    replicas, steps = (2, 1) if server.sim else (1, checkpoints.LONGEST)
+    long = checkpoints.sequence(steps)
     with server.sim.held(0, 1) if server.sim else contextlib.nullcontext():
         work = []
         for i in range(replicas):
@@ -397,7 +388,7 @@ def busy(server):
 
 def step():
     """A request that takes no time, where nothing is before it."""
-    return request("recurrent", np.zeros((1, 1, 1), np.float32))
+    return request("recurrent", checkpoints.sequence(1))
 
 
 def test_a_deadline_that_cannot_be_met_is_exceeded(server):
