@@ -198,7 +198,7 @@ TEST_F(VersionsTest, OperatorEndsACanaryEitherWay) {
 
 TEST_F(VersionsTest, OverwrittenVersionIsNotRetained) {
   ServeTwo("8 in_place");
-  EXPECT_EQ(loader_.committed(), 1);
+  ASSERT_TRUE(Await([&] { return loader_.committed() == 1; }));  // just after it serves
   EXPECT_EQ(Records("m"), "retired:one published:two");
   EXPECT_EQ(reloader_->Rollback("m", 0).status().code(), absl::StatusCode::kFailedPrecondition);
 }
