@@ -147,19 +147,26 @@ class TorchZipReader {
     listing.path = file_.path();
     listing.producer = ProducerOf(archive_);
     const bool is_script = archive_.Find("constants.pkl") != nullptr;
-    absl::Status read =
-        Extract("data", listing, [&](const PickleTree& tree, TensorRebuilder& made) {
-          return is_script ? ExtractScriptModule(tree, made, listing)
-                           : ExtractStateDict(tree, made, listing);
-        });
-    // Freezing a module makes constants of all its tensors.
-    if (read.ok() && is_script && listing.tensors.empty()) {
-      read = Extract("constants", listing, [&](const PickleTree& tree, TensorRebuilder& made) {
-        return ExtractConstants(tree, made, listing);
+    absl::Status read = InPickle("data", [&](const PickleTree& tree) {
+      absl::Status extracted =
+          Extract("data", tree, listing, [&](const PickleTree&, TensorRebuilder& made) {
+            return is_script ? ExtractScriptModule(tree, made, listing)
+                             : ExtractStateDict(tree, made, listing);
+          });
+      return extracted.ok() && is_script ? CheckScript("data", tree) : extracted;
+    });
+    if (read.ok() && is_script) {
+      read = InPickle("constants", [&](const PickleTree& tree) {
+        absl::Status extracted;
+        // Freezing a module makes constants of all its tensors.
+        if (listing.tensors.empty()) {
+          extracted =
+              Extract("constants", tree, listing, [&](const PickleTree&, TensorRebuilder& made) {
+                return ExtractConstants(tree, made, listing);
+              });
+        }
+        return extracted.ok() ? CheckScript("constants", tree) : extracted;
       });
-    }
-    for (const char* pickle : {"data", "constants"}) {
-      if (read.ok() && is_script) read = CheckScript(pickle);
     }
     if (!read.ok()) return read;
     return listing;
@@ -168,49 +175,27 @@ class TorchZipReader {
   // Has `use` look at the object that was saved.
   template <typename Use>
   absl::Status ReadObject(CheckpointListing& listing, const Use& use) {
-    return Extract("data", listing, use);
+    return InPickle("data",
+                    [&](const PickleTree& tree) { return Extract("data", tree, listing, use); });
   }
 
   // The checksums of the listing's storages; empty unless they are to be verified.
   std::vector<uint32_t> TakeCrcs() { return std::move(crcs_); }
 
  private:
-  // Reads <name>.pkl, whose storages are the records <name>/<key>.
-  template <typename Use>
-  absl::Status Extract(const std::string& name, CheckpointListing& listing, const Use& use) {
+  // Of tensors that were rebuilt. `crcs` is empty unless they are to be verified.
+  struct Rebuilt {
+    std::vector<StorageDescriptor> storages;
+    std::vector<uint32_t> crcs;
+  };
+
+  // Has `use` look at what is in <name>.pkl.
+  absl::Status InPickle(const std::string& name,
+                        absl::FunctionRef<absl::Status(const PickleTree&)> use) {
     const absl::StatusOr<std::optional<std::string>> byte_order =
         ReadNote(file_, archive_, "byteorder", options_.verify_crc);
     if (!byte_order.ok()) return byte_order.status();
-    crcs_.clear();
-    return InPickle(name, [&](const PickleTree& tree) -> absl::Status {
-      TensorRebuilder rebuilder(
-          tree, [&](std::string_view key) -> absl::StatusOr<StorageDescriptor> {
-            const absl::StatusOr<const ZipEntry*> entry = FindStorage(name, key);
-            if (!entry.ok()) return entry.status();
-            if (options_.verify_crc) crcs_.push_back((*entry)->crc32);
-            return Describe(**entry);
-          });
-      if (*byte_order == "big") rebuilder.SetBigEndian();
-      if (absl::Status used = use(tree, rebuilder); !used.ok()) return used;
-      listing.storages = rebuilder.TakeStorages();
-      return absl::OkStatus();
-    });
-  }
-
-  absl::Status CheckScript(const std::string& name) {
-    return InPickle(name, [&](const PickleTree& tree) {
-      TensorRebuilder rebuilder(
-          tree, [&](std::string_view key) -> absl::StatusOr<StorageDescriptor> {
-            const absl::StatusOr<const ZipEntry*> entry = FindStorage(name, key);
-            if (!entry.ok()) return entry.status();
-            return Describe(**entry);
-          });
-      return CheckScriptPickle(tree, rebuilder);
-    });
-  }
-
-  absl::Status InPickle(const std::string& name,
-                        absl::FunctionRef<absl::Status(const PickleTree&)> use) {
+    big_endian_ = *byte_order == "big";
     const ZipEntry& pickle = *archive_.Find(absl::StrCat(name, ".pkl"));
     const std::string member = Printable(pickle.name);
     absl::StatusOr<std::string> stream =
@@ -222,17 +207,44 @@ class TorchZipReader {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<const ZipEntry*> FindStorage(const std::string& folder, std::string_view key) {
-    const ZipEntry* entry = archive_.Find(absl::StrCat(folder, "/", std::string(key)));
-    if (entry == nullptr) {
-      return Refused("expected a record '", Printable(archive_.top_folder()), "/", folder, "/",
-                     Printable(key), "', got none");
-    }
-    return entry;
+  // Has `use` rebuild tensors of <name>.pkl, whose storages are the records <name>/<key>.
+  template <typename Use>
+  absl::StatusOr<Rebuilt> Rebuild(const std::string& name, const PickleTree& tree, const Use& use) {
+    Rebuilt rebuilt;
+    TensorRebuilder rebuilder(tree, [&](std::string_view key) {
+      return FindStorage(absl::StrCat(name, "/"), key, rebuilt.crcs);
+    });
+    if (big_endian_) rebuilder.SetBigEndian();
+    if (absl::Status used = use(tree, rebuilder); !used.ok()) return used;
+    rebuilt.storages = rebuilder.TakeStorages();
+    return rebuilt;
   }
 
-  static StorageDescriptor Describe(const ZipEntry& entry) {
-    return {.member = entry.name, .file_offset = entry.data_offset, .size_bytes = entry.size_bytes};
+  // The same for the listing, which has these storages then.
+  template <typename Use>
+  absl::Status Extract(const std::string& name, const PickleTree& tree, CheckpointListing& listing,
+                       const Use& use) {
+    absl::StatusOr<Rebuilt> rebuilt = Rebuild(name, tree, use);
+    if (!rebuilt.ok()) return rebuilt.status();
+    listing.storages = std::move(rebuilt->storages);
+    crcs_ = std::move(rebuilt->crcs);
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckScript(const std::string& name, const PickleTree& tree) {
+    return Rebuild(name, tree, CheckScriptPickle).status();
+  }
+
+  absl::StatusOr<StorageDescriptor> FindStorage(const std::string& folder, std::string_view key,
+                                                std::vector<uint32_t>& crcs) {
+    const ZipEntry* entry = archive_.Find(absl::StrCat(folder, std::string(key)));
+    if (entry == nullptr) {
+      return Refused("expected a record '", Printable(archive_.top_folder()), "/", folder,
+                     Printable(key), "', got none");
+    }
+    if (options_.verify_crc) crcs.push_back(entry->crc32);
+    return StorageDescriptor{
+        .member = entry->name, .file_offset = entry->data_offset, .size_bytes = entry->size_bytes};
   }
 
   // Under the names that the code has for them.
@@ -254,6 +266,7 @@ class TorchZipReader {
   const File& file_;
   const ZipArchive& archive_;
   const CheckpointOptions& options_;
+  bool big_endian_ = false;
   std::vector<uint32_t> crcs_;
 };
 
